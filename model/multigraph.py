@@ -1,0 +1,358 @@
+"""The symmetric multigraph: one node per site, one edge per neighbour of its representative.
+
+A site's representative, at ``frac_coords``, stands for the whole orbit. Edges run from each
+representative to every neighbouring image of every site under all operations of the group, every
+neighbour once: where the site lies within ``merge_radius`` of a special position, images that
+would coincide there are merged into one. Nothing here loops over atoms, edges or structures.
+
+Conventions: ``vectors[i, k]`` points from representative i to its k-th neighbour. Each node has
+``n_neighbours`` slots; a neighbour's weight falls smoothly to zero at the node's own cutoff, the
+distance of its last slot, so that a shell is never cut in half, and unused slots have weight zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.lattice import lattice_from_l3, unit_vectors
+from model.symmetry import space_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SAME_POINT = 1e-6
+"""Square angstrom. A neighbour of the same site that is closer than its root is the site."""
+
+_CUTOFF_MARGIN = 1.5
+"""How far beyond the radius that should hold all neighbours to look for them."""
+
+
+@dataclass(frozen=True)
+class SymmetryTables:
+    """Operations and special positions of the groups in a batch, end to end."""
+
+    operations: Tensor
+    """(n_operations, 3, 4) rotation and translation."""
+    positions: Tensor
+    """(n_positions, 3, 4) projection and offset of the special positions."""
+    orders: Tensor
+    """(n_positions,) order of the stabiliser."""
+    position_start: Tensor
+    """(n_groups,)."""
+    position_count: Tensor
+    """(n_groups,)."""
+    images: Tensor
+    """(n_images,) operations that make the orbit of each special position."""
+    image_start: Tensor
+    """(n_positions,)."""
+    image_count: Tensor
+    """(n_positions,)."""
+
+
+@lru_cache(maxsize=64)
+def symmetry_tables(numbers: tuple[int, ...], dtype: torch.dtype) -> SymmetryTables:
+    """Collect the tables of the space groups ``numbers``, in that order."""
+    groups = [space_group(number) for number in numbers]
+    n_operations = np.cumsum([0] + [group.order for group in groups])
+    images = [
+        image + start
+        for group, start in zip(groups, n_operations, strict=False)
+        for image in group.special_positions.images
+    ]
+    counts = np.array([len(image) for image in images])
+    n_positions = np.array([len(group.special_positions.orders) for group in groups])
+
+    def affine(matrices: list[np.ndarray], shifts: list[np.ndarray]) -> Tensor:
+        joined = np.concatenate([np.concatenate(matrices), np.concatenate(shifts)[:, :, None]], -1)
+        return torch.as_tensor(joined, dtype=dtype)
+
+    return SymmetryTables(
+        operations=affine([g.rotations for g in groups], [g.translations for g in groups]),
+        positions=affine(
+            [g.special_positions.projections for g in groups],
+            [g.special_positions.offsets for g in groups],
+        ),
+        orders=torch.as_tensor(np.concatenate([g.special_positions.orders for g in groups])),
+        position_start=torch.as_tensor(np.cumsum(n_positions) - n_positions),
+        position_count=torch.as_tensor(n_positions),
+        images=torch.as_tensor(np.concatenate(images)),
+        image_start=torch.as_tensor(np.cumsum(counts) - counts),
+        image_count=torch.as_tensor(counts),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Asymmetric units of several structures, sites end to end."""
+
+    tables: SymmetryTables
+    space_group: Tensor
+    """(n_systems,) International Tables number."""
+    group: Tensor
+    """(n_systems,) index into the tables."""
+    ties: Tensor
+    """(n_systems, 3) index of the free length that a, b and c take."""
+    directions: Tensor
+    """(n_systems, 3, 3) unit cell vectors."""
+    system: Tensor
+    """(n_sites,) structure of each site, ascending."""
+    atomic_numbers: Tensor
+    """(n_sites,)."""
+
+    @property
+    def n_systems(self) -> int:
+        """Number of structures."""
+        return len(self.group)
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites in all structures."""
+        return len(self.system)
+
+    def lattice(self, l3: Tensor) -> Tensor:
+        """Return lattices (n_systems, 3, 3), rows are vectors in angstrom."""
+        return lattice_from_l3(l3, self.directions)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        tables = replace(
+            self.tables,
+            **{f.name: getattr(self.tables, f.name).to(device) for f in fields(self.tables)},
+        )
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)[1:]}
+        return Batch(tables=tables, **moved)
+
+
+def make_batch(
+    space_groups: Sequence[int],
+    atomic_numbers: Sequence[Sequence[int]],
+    dtype: torch.dtype = torch.float32,
+    tables_of: Sequence[int] = (),
+) -> Batch:
+    """Describe structures by their space groups and the elements of their sites.
+
+    Args:
+        space_groups: International Tables number of each structure.
+        atomic_numbers: elements of the sites of each structure.
+        dtype: of all floating-point numbers.
+        tables_of: further groups to keep tables of; many batches with the same set share tables.
+    """
+    numbers = tuple(sorted({*space_groups, *tables_of}))
+    groups = [space_group(number) for number in space_groups]
+    hexagonal = torch.tensor([group.crystal_family == "hexagonal" for group in groups])
+    counts = torch.tensor([len(sites) for sites in atomic_numbers])
+    return Batch(
+        tables=symmetry_tables(numbers, dtype),
+        space_group=torch.tensor(list(space_groups)),
+        group=torch.tensor([numbers.index(number) for number in space_groups]),
+        ties=torch.tensor([group.length_ties for group in groups]),
+        directions=unit_vectors(hexagonal).to(dtype),
+        system=torch.repeat_interleave(torch.arange(len(groups)), counts),
+        atomic_numbers=torch.tensor([z for sites in atomic_numbers for z in sites]),
+    )
+
+
+@dataclass(frozen=True)
+class MergedSites:
+    """Sites on the special positions that they were found close to."""
+
+    frac_coords: Tensor
+    """(n_sites, 3) projected, in [0, 1) up to the projection."""
+    wrap: Tensor
+    """(n_sites, 3) whole cells that were taken off the input to bring it into the cell."""
+    position: Tensor
+    """(n_sites,) index into the tables' special positions."""
+    multiplicity: Tensor
+    """(n_sites,) number of images in the conventional cell."""
+
+
+def merge_sites(
+    batch: Batch, frac_coords: Tensor, lattice: Tensor, merge_radius: Tensor
+) -> MergedSites:
+    """Project each site onto the most special position within ``merge_radius`` of it.
+
+    Args:
+        batch: the structures.
+        frac_coords: (n_sites, 3).
+        lattice: (n_systems, 3, 3).
+        merge_radius: (n_sites,) angstrom.
+    """
+    tables = batch.tables
+    wrap = torch.floor(frac_coords)
+    wrapped = frac_coords - wrap
+    group = batch.group[batch.system]
+    site, candidate = ragged(tables.position_start[group], tables.position_count[group])
+    moved = apply_affine(tables.positions[candidate], wrapped[site])
+    offset = torch.einsum("nx,nxy->ny", moved - wrapped[site], lattice[batch.system[site]])
+    distance = offset.square().sum(1).sqrt()
+    # The general position, first of each group, is always admitted: its distance is zero.
+    admitted = distance <= merge_radius[site]
+    # A stabiliser's order is an integer, so that distances, scaled below one, only break ties.
+    rank = tables.orders[candidate] - distance / (1.0 + distance)
+    rank = torch.where(admitted, rank, -torch.inf)
+    best = torch.full_like(wrapped[:, 0], -torch.inf).scatter_reduce(0, site, rank, "amax")
+    row = torch.arange(len(site), device=site.device)
+    first = torch.full_like(group, len(site)).scatter_reduce(
+        0, site, torch.where(rank == best[site], row, len(site)), "amin"
+    )
+    position = candidate[first]
+    return MergedSites(
+        frac_coords=moved[first],
+        wrap=wrap,
+        position=position,
+        multiplicity=tables.image_count[position],
+    )
+
+
+@dataclass(frozen=True)
+class Multigraph:
+    """Neighbours of each site's representative, ``n_neighbours`` slots a site."""
+
+    neighbour: Tensor
+    """(n_sites, n_neighbours) the site that the neighbour is an image of."""
+    rotation: Tensor
+    """(n_sites, n_neighbours, 3, 3) Cartesian rotation of the operation that makes the image."""
+    frac_vectors: Tensor
+    """(n_sites, n_neighbours, 3) to the neighbour, fractional."""
+    vectors: Tensor
+    """(n_sites, n_neighbours, 3) to the neighbour, angstrom."""
+    distances: Tensor
+    """(n_sites, n_neighbours) angstrom, at least 1e-3."""
+    weights: Tensor
+    """(n_sites, n_neighbours) in [0, 1], zero for unused slots."""
+
+
+def build_multigraph(
+    batch: Batch, merged: MergedSites, lattice: Tensor, n_neighbours: int, cutoff: float
+) -> Multigraph:
+    """Find the nearest neighbours of every site under all operations of its group.
+
+    Args:
+        batch: the structures.
+        merged: their sites on the positions found by ``merge_sites``.
+        lattice: (n_systems, 3, 3).
+        n_neighbours: slots per site; the last one's distance is the site's cutoff.
+        cutoff: angstrom; no neighbour is farther away.
+    """
+    tables, system = batch.tables, batch.system
+    # Images of every site under the operations that make its orbit.
+    owner, image = ragged(tables.image_start[merged.position], merged.multiplicity)
+    operation = tables.images[image]
+    image_coords = apply_affine(tables.operations[operation], merged.frac_coords[owner])
+    n_images = _count(system[owner], batch.n_systems)
+    radius = _search_radius(lattice, n_images, n_neighbours, cutoff)
+
+    # Pairs of a site and an image of the same structure, by the shortest fractional difference.
+    first_image = torch.cumsum(n_images, 0) - n_images
+    site, pair_image = ragged(first_image[system], n_images[system])
+    difference = image_coords[pair_image] - merged.frac_coords[site]
+    difference = difference - torch.round(difference)
+
+    # Whole cells around, as far as the radius reaches across the cell's faces.
+    reach = (radius[:, None] * _inverse_heights(lattice))[system[site]]
+    lowest = torch.ceil(-reach - difference)
+    n_shifts = (torch.floor(reach - difference) - lowest + 1.0).clamp(min=0.0).to(torch.int64)
+    pair, running = ragged(torch.zeros_like(site), n_shifts.prod(dim=1))
+    pair_system = system[site[pair]]
+    shift = lowest[pair] + _decode(running, n_shifts[pair])
+    frac_vectors = difference[pair] + shift
+    vectors = torch.einsum("nx,nxy->ny", frac_vectors, lattice[pair_system])
+    squared = vectors.square().sum(1)
+
+    # A site is not its own neighbour.
+    itself = (site[pair] == owner[pair_image[pair]]) & (squared < _SAME_POINT)
+    kept = torch.nonzero((squared < radius[pair_system].square()) & ~itself)[:, 0]
+    order, slot = _nearest(site[pair[kept]], squared[kept].sqrt(), batch.n_sites)
+    kept = kept[order][slot < n_neighbours]
+    slot = slot[slot < n_neighbours]
+    rows = site[pair[kept]]
+
+    def slots(values: Tensor, empty: float) -> Tensor:
+        shape = (batch.n_sites, n_neighbours, *values.shape[1:])
+        filled = torch.full(shape, empty, dtype=values.dtype, device=values.device)
+        filled[rows, slot] = values
+        return filled
+
+    distances = slots(squared[kept].sqrt().clamp(min=1e-3), 2.0 * cutoff)
+    limit = torch.minimum(distances[:, -1], radius[system])
+    fractional_rotation = tables.operations[operation[pair_image[pair[kept]]], :, :3]
+    return Multigraph(
+        neighbour=slots(owner[pair_image[pair[kept]]], 0),
+        rotation=slots(_cartesian(fractional_rotation, lattice[pair_system[kept]]), 0.0),
+        frac_vectors=slots(frac_vectors[kept], 0.0),
+        vectors=slots(vectors[kept], 0.0),
+        distances=distances,
+        weights=_envelope(distances / limit[:, None]),
+    )
+
+
+def _envelope(ratio: Tensor) -> Tensor:
+    """Polynomial cutoff of DimeNet (Gasteiger et al. 2020, equation 8, p = 6), without 1/d."""
+    ratio = ratio.clamp(max=1.0)
+    return 1.0 - 28.0 * ratio**6 + 48.0 * ratio**7 - 21.0 * ratio**8
+
+
+def _search_radius(lattice: Tensor, n_images: Tensor, n_neighbours: int, cutoff: float) -> Tensor:
+    """Radius that should hold ``n_neighbours`` images at the structure's mean density."""
+    volume: Tensor = torch.linalg.det(lattice).abs()
+    holds = (3.0 * n_neighbours * volume / (4.0 * torch.pi * n_images)) ** (1.0 / 3.0)
+    return (_CUTOFF_MARGIN * holds).clamp(max=cutoff)
+
+
+def _inverse_heights(lattice: Tensor) -> Tensor:
+    """One over the distances between opposite faces of the cells, (n_systems, 3)."""
+    inverse: Tensor = torch.linalg.inv(lattice)
+    return inverse.square().sum(dim=1).sqrt()
+
+
+def _cartesian(rotation: Tensor, lattice: Tensor) -> Tensor:
+    """Turn rotations of fractional columns into rotations of Cartesian columns."""
+    transposed = lattice.transpose(1, 2)
+    inverse: Tensor = torch.linalg.inv(transposed)
+    return transposed @ rotation @ inverse
+
+
+def apply_affine(affine: Tensor, points: Tensor) -> Tensor:
+    """Apply operations (n, 3, 4), a matrix and a shift each, to points (n, 3)."""
+    return torch.einsum("nij,nj->ni", affine[:, :, :3], points) + affine[:, :, 3]
+
+
+def _count(index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add_(
+        0, index, torch.ones_like(index)
+    )
+
+
+def ragged(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Enumerate ``start[i], start[i] + 1, ...`` (``count[i]`` of them) for every i.
+
+    Returns:
+        the i of each entry, and the entry.
+    """
+    row = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    first = torch.cumsum(count, 0) - count
+    within = torch.arange(len(row), device=count.device) - first[row]
+    return row, start[row] + within
+
+
+def _decode(running: Tensor, width: Tensor) -> Tensor:
+    """Turn a running number into three indices below ``width`` (n, 3)."""
+    c = running % width[:, 2]
+    rest = running // width[:, 2]
+    return torch.stack([rest // width[:, 1], rest % width[:, 1], c], dim=1)
+
+
+def _nearest(row: Tensor, distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Sort entries by row and then by distance; also return each entry's rank in its row."""
+    by_distance = torch.argsort(distance)
+    order = by_distance[torch.argsort(row[by_distance], stable=True)]
+    count = _count(row, n_rows)
+    first = torch.cumsum(count, 0) - count
+    rank = torch.arange(len(order), device=row.device) - first[row[order]]
+    return order, rank

@@ -1,0 +1,293 @@
+"""The score network: DimeNet++ on the symmetric multigraph, with outputs per edge.
+
+Directional messages after Gasteiger et al. (2020), arXiv:2011.14115. The pooling over atoms is
+taken out (Sultanov et al. 2023, section 4.2): each edge gives one number for the position score,
+along its unit vector, and one for the length score, along the gradient of its length.
+
+Instead of scores the network gives the *noise* it believes was added, in units of its standard
+deviation: ``score = -noise / sigma``. The square of its error is the denoising score-matching loss
+with weights sigma^2 (equation 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.lattice import distance_gradient
+from model.multigraph import build_multigraph, merge_sites
+
+if TYPE_CHECKING:
+    from model.multigraph import Batch, MergedSites, Multigraph
+    from model.noise import NoiseSchedule
+
+_N_ELEMENTS = 119
+_N_GROUPS = 231
+_LEVEL_FREQUENCIES = 6
+_SMALLEST_DISTANCE = 0.05
+"""Angstrom. The radial basis oscillates as 1/d for shorter edges, which are not physical."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network."""
+
+    hidden: int = 64
+    """Width of edge messages."""
+    bottleneck: int = 32
+    """Width of messages inside the sum over angles."""
+    n_blocks: int = 3
+    """Interaction blocks."""
+    n_radial: int = 12
+    """Bessel functions of the distance."""
+    n_angular_radial: int = 6
+    """Bessel functions that go with each Legendre polynomial of the angle."""
+    n_spherical: int = 7
+    """Legendre polynomials of the angle."""
+    n_angular_basis: int = 8
+    """Width of the angular basis inside a block."""
+    n_neighbours: int = 20
+    """Slots per site in the multigraph."""
+    cutoff: float = 8.0
+    """Angstrom."""
+    merge_radius_smallest: float = 0.15
+    """Angstrom. Half of the paper's 0.3: images twice that far apart are one atom."""
+    merge_radius_largest: float = 0.5
+    """Angstrom. No atom sits 1 angstrom from its own image."""
+    merge_radius_sigmas: float = 4.0
+    """A site on a special position stays within so many sigmas of it."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The network's estimate of the noise, in units of its standard deviation."""
+
+    positions: Tensor
+    """(n_sites, 3) Cartesian."""
+    lengths: Tensor
+    """(n_systems, 3) of the free lengths in L3, zero where the family has fewer."""
+
+
+class Residual(nn.Module):
+    """Two dense layers around a skip connection."""
+
+    def __init__(self, width: int) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., width) to (..., width)."""
+        y: Tensor = functional.silu(self.second(functional.silu(self.first(x))))
+        return x + y
+
+
+class Interaction(nn.Module):
+    """DimeNet++ interaction: messages into a neighbour change the message that it sends on."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        """Make the layers."""
+        super().__init__()
+        width, inner = config.hidden, config.bottleneck
+        self.condition = nn.Linear(width, width)
+        self.keep = nn.Linear(width, width)
+        self.pass_on = nn.Linear(width, width)
+        self.radial = nn.Linear(config.n_radial, width, bias=False)
+        self.angular = nn.Linear(config.n_angular_basis, inner, bias=False)
+        self.down = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(inner, width, bias=False)
+        self.before = Residual(width)
+        self.join = nn.Linear(width, width)
+        self.after = Residual(width)
+
+    def forward(
+        self, x: Tensor, node: Tensor, radial: Tensor, angular: Tensor, neighbour: Tensor
+    ) -> Tensor:
+        """Update messages.
+
+        Args:
+            x: (n_sites, n_neighbours, hidden) message from each neighbour to its site.
+            node: (n_sites, hidden).
+            radial: (n_sites, n_neighbours, n_radial) times the edge's weight.
+            angular: (n_sites * n_neighbours, n_angular_basis, n_neighbours), over the messages
+                that reach the neighbour, times their weights.
+            neighbour: (n_sites, n_neighbours).
+        """
+        n_sites, n_neighbours, _ = x.shape
+        kept = functional.silu(self.keep(x) + self.condition(node)[:, None])
+        passed = functional.silu(self.pass_on(x)) * self.radial(radial)
+        passed = functional.silu(self.down(passed))
+        reaching = passed[neighbour.reshape(-1)]
+        summed = torch.bmm(angular, reaching)
+        mixed = (summed * self.angular.weight.T).sum(dim=1).view(n_sites, n_neighbours, -1)
+        y = self.before(kept + functional.silu(self.up(mixed)))
+        result: Tensor = self.after(functional.silu(self.join(y)) + x)
+        return result
+
+
+class ScoreNetwork(nn.Module):
+    """Estimates the noise on positions and on cell lengths from one multigraph."""
+
+    def __init__(self, config: NetworkConfig, schedule: NoiseSchedule) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.config = config
+        self.schedule = schedule
+        width = config.hidden
+        self.element = nn.Embedding(_N_ELEMENTS, width)
+        # Groups without training data keep the zero vector and behave like the average group.
+        self.group = nn.Embedding(_N_GROUPS, width)
+        nn.init.zeros_(self.group.weight)
+        self.surroundings = nn.Sequential(
+            nn.Linear(2 * _LEVEL_FREQUENCIES + 3, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.frequencies = nn.Parameter(torch.pi * torch.arange(1.0, config.n_radial + 1))
+        self.embed_distance = nn.Linear(config.n_radial, width)
+        self.embed_site = nn.Linear(width, width)
+        self.embed_neighbour = nn.Linear(width, width)
+        self.embed = nn.Linear(width, width)
+        self.angular = nn.Linear(
+            config.n_spherical * config.n_angular_radial,
+            config.n_blocks * config.n_angular_basis,
+            bias=False,
+        )
+        self.blocks = nn.ModuleList(Interaction(config) for _ in range(config.n_blocks))
+        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.edge_output = nn.Linear(width, 2)
+        share = nn.Linear(width, 1)
+        self.site_output = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), share)
+        for last in (self.edge_output, share):
+            nn.init.zeros_(last.weight)
+
+    def merge(
+        self, batch: Batch, frac_coords: Tensor, lattice: Tensor, level: Tensor
+    ) -> MergedSites:
+        """Put sites on the special positions that they cannot be told apart from."""
+        config = self.config
+        radius = config.merge_radius_sigmas * self.schedule.position_sigma(level)
+        radius = radius.clamp(config.merge_radius_smallest, config.merge_radius_largest)
+        return merge_sites(batch, frac_coords, lattice, radius[batch.system])
+
+    def forward(self, batch: Batch, frac_coords: Tensor, l3: Tensor, level: Tensor) -> Noise:
+        """Estimate the noise of structures.
+
+        Args:
+            batch: the structures.
+            frac_coords: (n_sites, 3).
+            l3: (n_systems, 3), tied by the crystal family.
+            level: (n_systems,) noise level in [0, 1].
+        """
+        lattice = batch.lattice(l3)
+        with torch.no_grad():
+            merged = self.merge(batch, frac_coords, lattice, level)
+            graph = build_multigraph(
+                batch, merged, lattice, self.config.n_neighbours, self.config.cutoff
+            )
+        node = self._nodes(batch, merged, lattice, level)
+        x = self._messages(graph, node)
+        along_edge, along_length = (self.edge_output(x) * graph.weights[..., None]).unbind(-1)
+
+        # A site that was merged into a special position is drawn back to it by a share that the
+        # network decides: all the way at small noise, not at all where it would not belong.
+        pooled = (x * graph.weights[..., None]).mean(dim=1)
+        share = 1.0 + self.site_output(torch.cat([pooled, node], dim=1))
+        displaced = torch.einsum(
+            "nx,nxy->ny", frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
+        )
+        sigma = self.schedule.position_sigma(level)[batch.system, None]
+        units = graph.vectors / graph.distances[..., None]
+        positions = (along_edge[..., None] * units).sum(dim=1) + share * displaced / sigma
+        return Noise(positions, _length_noise(batch, graph, l3, along_length))
+
+    def _nodes(self, batch: Batch, merged: MergedSites, lattice: Tensor, level: Tensor) -> Tensor:
+        """(n_sites, hidden): element, group, noise level, and how densely the cell is filled."""
+        multiplicity = merged.multiplicity.to(lattice.dtype)
+        n_atoms = torch.zeros(batch.n_systems, dtype=lattice.dtype, device=lattice.device)
+        n_atoms = n_atoms.index_add(0, batch.system, multiplicity)
+        volume_per_atom = torch.linalg.det(lattice).abs() / n_atoms
+        frequencies = torch.arange(_LEVEL_FREQUENCIES, device=level.device, dtype=level.dtype)
+        phase = torch.pi * level[:, None] * 2.0**frequencies
+        of_system = torch.cat(
+            [phase.sin(), phase.cos(), volume_per_atom.log()[:, None], n_atoms.log()[:, None]],
+            dim=1,
+        )
+        of_site = torch.cat([of_system[batch.system], multiplicity.log()[:, None]], dim=1)
+        node: Tensor = (
+            self.element(batch.atomic_numbers)
+            + self.group(batch.space_group)[batch.system]
+            + self.surroundings(of_site)
+        )
+        return node
+
+    def _messages(self, graph: Multigraph, node: Tensor) -> Tensor:
+        """(n_sites, n_neighbours, hidden) after all interactions."""
+        config = self.config
+        radial = self._radial_basis(graph)
+        angular = self.angular(_angular_basis(graph, radial, config)).flatten(0, 1)
+        n_basis = config.n_angular_basis
+        embedded = functional.silu(self.embed_distance(radial))
+        embedded = embedded + self.embed_site(node)[:, None]
+        x = functional.silu(
+            self.embed(functional.silu(embedded + self.embed_neighbour(node)[graph.neighbour]))
+        )
+        for index, block in enumerate(self.blocks):
+            basis = angular[..., index * n_basis : (index + 1) * n_basis].transpose(1, 2)
+            x = block(x, node, radial, basis, graph.neighbour)
+        result: Tensor = self.output(x)
+        return result
+
+    def _radial_basis(self, graph: Multigraph) -> Tensor:
+        """Bessel functions sin(n pi d / c) / d (DimeNet, equation 7) times the edge's weight."""
+        scaled = graph.distances.clamp(min=_SMALLEST_DISTANCE)[..., None] / self.config.cutoff
+        return torch.sin(self.frequencies * scaled) / scaled * graph.weights[..., None]
+
+
+def _angular_basis(graph: Multigraph, radial: Tensor, config: NetworkConfig) -> Tensor:
+    """Legendre polynomials of the angle at the neighbour, times the radial basis behind it.
+
+    The neighbour is the image of a site under an operation, so the way back to our site is
+    rotated into the frame of that site's representative, where its own neighbours are.
+
+    Returns:
+        (n_sites, n_neighbours, n_neighbours, n_spherical * n_angular_radial).
+    """
+    units = graph.vectors / graph.distances[..., None]
+    back = -torch.einsum("nkxy,nkx->nky", graph.rotation, units)
+    cosine = torch.einsum("nkx,nklx->nkl", back, units[graph.neighbour])
+    polynomials = [torch.ones_like(cosine), cosine]
+    for degree in range(2, config.n_spherical):
+        polynomials.append(
+            ((2 * degree - 1) * cosine * polynomials[-1] - (degree - 1) * polynomials[-2]) / degree
+        )
+    legendre = torch.stack(polynomials, dim=-1)
+    behind = radial[..., : config.n_angular_radial][graph.neighbour]
+    return (legendre[..., :, None] * behind[..., None, :]).flatten(-2)
+
+
+def _length_noise(batch: Batch, graph: Multigraph, l3: Tensor, along_length: Tensor) -> Tensor:
+    """Mean over a structure's edges of their outputs along the unit gradient of their length.
+
+    The paper's estimate (section 4.3) is the mean of ``delta_d G / |G|^2``; an output counts
+    ``delta_d`` in units of ``sigma |G|``.
+    """
+    n_neighbours = graph.weights.shape[1]
+    system = batch.system.repeat_interleave(n_neighbours)
+    gradient = distance_gradient(
+        graph.frac_vectors.flatten(0, 1),
+        graph.vectors.flatten(0, 1),
+        graph.distances.flatten(),
+        l3[system],
+        batch.directions[system],
+        batch.ties[system],
+    )
+    gradient = functional.normalize(gradient, dim=1, eps=1e-6)
+    total = torch.zeros(batch.n_systems, 3, dtype=l3.dtype, device=l3.device)
+    total = total.index_add(0, system, along_length.flatten()[:, None] * gradient)
+    weight = torch.zeros(batch.n_systems, dtype=l3.dtype, device=l3.device)
+    weight = weight.index_add(0, system, graph.weights.flatten())
+    return total / weight.clamp(min=1e-3)[:, None]

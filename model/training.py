@@ -1,0 +1,433 @@
+"""Training by denoising score matching; can be stopped at any time and goes on where it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from model.checkpoint import save_checkpoint, write_beside
+from model.dataset import DataError, read_crystals
+from model.lattice import free_mask, l3_from_lengths, untie
+from model.length_prior import fit_length_prior
+from model.multigraph import Batch, apply_affine, make_batch, ragged
+from model.network import NetworkConfig, ScoreNetwork
+from model.noise import NoiseSchedule, posterior_displacement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from model.dataset import Crystals
+    from model.network import Noise
+
+_LOG = logging.getLogger(__name__)
+
+_N_VALIDATION = 1000
+_VALIDATION_LEVELS = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a training run is made of."""
+
+    epochs: float = 60.0
+    """Passes over the data; the learning rate follows a cosine down to zero."""
+    minutes: float | None = None
+    """Training time after which the cosine has ended, if the epochs have not before."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is shipped."""
+    max_sites: int = 12
+    """Crystals with more sites are left out."""
+    save_every: float = 60.0
+    """Seconds between two states on disk."""
+    seed: int = 0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """Build from nested dictionaries, as they stand in a file.
+
+        Raises:
+            ValueError: naming the key that does not exist or whose value cannot be used.
+        """
+        parts: dict[str, Any] = {"": cls, "network": NetworkConfig, "schedule": NoiseSchedule}
+        for name, part in parts.items():
+            given = values.get(name, {}) if name else values
+            if not isinstance(given, dict):
+                message = f"training configuration: {name} must be a mapping, got {given!r}"
+                raise TypeError(message)
+            unknown = sorted(set(given) - {f.name for f in fields(part)})
+            if unknown:
+                key = f"{name}.{unknown[0]}" if name else unknown[0]
+                message = f"training configuration: unknown key {key!r}"
+                raise ValueError(message)
+            for key, value in given.items():
+                if isinstance(value, (int, float)) and key != "seed" and not value > 0:
+                    message = f"training configuration: {key} must be above zero, got {value}"
+                    raise ValueError(message)
+        try:
+            config: TrainingConfig = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            message = f"training configuration: {key} is {first['input']!r}: {first['msg']}"
+            raise ValueError(message) from None
+        return config
+
+
+@dataclass(frozen=True)
+class Example:
+    """Noisy structures and the noise that the network should find in them."""
+
+    batch: Batch
+    frac_coords: Tensor
+    l3: Tensor
+    level: Tensor
+    position_noise: Tensor
+    """(n_sites, 3) in units of its standard deviation."""
+    length_noise: Tensor
+    """(n_systems, 3) of the free lengths, zero where there are fewer."""
+
+    def to(self, device: torch.device | str) -> Example:
+        """Return the example on another device."""
+        return Example(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def errors(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Mean squared errors of an estimate per structure, of positions and of lengths.
+
+        Times sigma^2 these are the terms of the paper's loss (equation 6), per coordinate.
+        """
+        of_site = (noise.positions - self.position_noise).square().mean(dim=1)
+        n_sites = torch.bincount(self.batch.system, minlength=self.batch.n_systems)
+        of_system = torch.zeros_like(self.level).index_add(0, self.batch.system, of_site)
+        free = free_mask(self.batch.ties)
+        of_lengths = (noise.lengths - self.length_noise).square() * free
+        return of_system / n_sites, of_lengths.sum(dim=1) / free.sum(dim=1)
+
+
+def perturb(
+    crystals: Crystals,
+    level: Tensor,
+    schedule: NoiseSchedule,
+    generator: torch.Generator,
+    tables_of: Sequence[int] = (),
+) -> Example:
+    """Add noise to clean crystals.
+
+    Cell lengths change first; positions keep their fractional coordinates and are then moved in
+    the new cell, as happens while sampling.
+
+    Args:
+        crystals: clean crystals.
+        level: (n_crystals,) noise levels in [0, 1].
+        schedule: standard deviations at each level.
+        generator: source of the noise.
+        tables_of: see ``make_batch``.
+    """
+    ends = np.cumsum(crystals.n_sites)
+    sites = [z.tolist() for z in np.split(crystals.atomic_numbers, ends[:-1])]
+    batch = make_batch(crystals.space_groups.tolist(), sites, level.dtype, tables_of)
+    free = free_mask(batch.ties)
+    length_noise = torch.randn(batch.n_systems, 3, generator=generator) * free
+    clean_l3 = l3_from_lengths(torch.as_tensor(crystals.lengths)).to(level.dtype)
+    l3 = clean_l3 + untie(schedule.length_sigma(level)[:, None] * length_noise, batch.ties)
+    lattice = batch.lattice(l3)
+
+    sigma = schedule.position_sigma(level)[batch.system]
+    clean = torch.as_tensor(crystals.frac_coords, dtype=level.dtype)
+    drawn = torch.randn(batch.n_sites, 3, generator=generator)
+    inverse = torch.linalg.inv(lattice)[batch.system]
+    moved = clean + torch.einsum("nx,nxy->ny", sigma[:, None] * drawn, inverse)
+    expected = _expected_noise(batch, clean, moved, lattice, sigma)
+    # Only the nearest image under each operation is summed over. Where the noise went farther
+    # than half a cell, what was drawn is itself an unbiased target.
+    near = torch.round(moved - clean).abs().amax(dim=1) == 0
+    position_noise = torch.where(near[:, None], expected, drawn)
+    return Example(batch, moved, l3, level, position_noise, length_noise)
+
+
+def _expected_noise(
+    batch: Batch, clean: Tensor, moved: Tensor, lattice: Tensor, sigma: Tensor
+) -> Tensor:
+    """Noise expected from the images of each clean site that are nearest to the moved one."""
+    tables = batch.tables
+    general = tables.position_start[batch.group[batch.system]]
+    site, image = ragged(tables.image_start[general], tables.image_count[general])
+    images = apply_affine(tables.operations[tables.images[image]], clean[site])
+    difference = images - moved[site]
+    difference = difference - torch.round(difference)
+    displacements = torch.einsum("nx,nxy->ny", difference, lattice[batch.system[site]])
+    mean = posterior_displacement(displacements, sigma, site, batch.n_sites)
+    return -mean / sigma[:, None]
+
+
+@torch.no_grad()
+def validate(network: ScoreNetwork, crystals: Crystals, seed: int = 1) -> list[dict[str, float]]:
+    """Return the loss of both scores at ten noise levels, beside that of the zero predictor."""
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for value in _VALIDATION_LEVELS:
+        sums = torch.zeros(4)
+        for chosen in np.array_split(np.arange(len(crystals)), max(1, len(crystals) // 100)):
+            level = torch.full((len(chosen),), value)
+            example = perturb(crystals.subset(chosen), level, network.schedule, generator)
+            example = example.to(device)
+            noise = network(example.batch, example.frac_coords, example.l3, example.level)
+            zero = type(noise)(torch.zeros_like(noise.positions), torch.zeros_like(noise.lengths))
+            losses = (*example.errors(noise), *example.errors(zero))
+            sums += torch.stack([loss.sum().cpu() for loss in losses])
+        position, length, zero_position, zero_length = (sums / len(crystals)).tolist()
+        level = torch.tensor(value)
+        rows.append(
+            {
+                "level": value,
+                "position_sigma": float(network.schedule.position_sigma(level)),
+                "position_loss": position,
+                "position_loss_of_zero": zero_position,
+                "length_sigma": float(network.schedule.length_sigma(level)),
+                "length_loss": length,
+                "length_loss_of_zero": zero_length,
+            }
+        )
+    return rows
+
+
+class Trainer:
+    """Weights, their average, the optimiser, and how far the run has come."""
+
+    def __init__(self, config: TrainingConfig, device: torch.device | str) -> None:
+        """Make an untrained network."""
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.device = torch.device(device)
+        self.network = ScoreNetwork(config.network, config.schedule).to(self.device)
+        self.average = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate)
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[dict[str, float]] = []
+
+    def progress(self, steps_in_all: int) -> float:
+        """Return the share of the run that is done, by steps or by time."""
+        share = self.step / steps_in_all
+        if self.config.minutes is not None:
+            share = max(share, self.seconds / (60.0 * self.config.minutes))
+        return min(share, 1.0)
+
+    def update(self, example: Example, progress: float) -> tuple[float, float]:
+        """Take one step; return the two losses."""
+        config = self.config
+        rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+        rate *= min(1.0, (self.step + 1) / config.warmup_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        example = example.to(self.device)
+        noise = self.network(example.batch, example.frac_coords, example.l3, example.level)
+        position, length = (errors.mean() for errors in example.errors(noise))
+        self.optimiser.zero_grad()
+        (position + length).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.parameters(), self.network.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1.0 - decay)
+        return float(position.detach()), float(length.detach())
+
+    def save_state(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+        scalars = {"step": self.step, "seconds": self.seconds, "curve": self.curve}
+        metadata = {"config": json.dumps(asdict(self.config)), "scalars": json.dumps(scalars)}
+        contiguous = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+        write_beside(path, save(contiguous, metadata))
+
+    def load_state(self, path: Path) -> None:
+        """Go on from a state on disk.
+
+        Raises:
+            DataError: if the state belongs to another configuration.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        stored = json.loads(metadata["config"])
+        mine = json.loads(json.dumps(asdict(self.config)))
+        differs = sorted(k for k in mine if mine[k] != stored.get(k) and k not in _MAY_CHANGE)
+        if differs:
+            message = f"{path} was trained with another {differs[0]}: remove it to start again"
+            raise DataError(message)
+        for name, module in (("network.", self.network), ("average.", self.average)):
+            module.load_state_dict(
+                {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+            )
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        scalars = json.loads(metadata["scalars"])
+        self.step, self.seconds = scalars["step"], scalars["seconds"]
+        self.curve = scalars["curve"]
+
+
+_MAY_CHANGE = ("epochs", "minutes", "save_every")
+
+
+def _batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
+    """Yield noisy batches for ever; each depends on the seed and on its step alone."""
+    n_batches = max(1, len(crystals) // config.batch_size)
+    groups = sorted({int(number) for number in crystals.space_groups})
+    step = first_step
+    while True:
+        epoch, index = divmod(step, n_batches)
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(crystals))
+        chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        # Evenly spread levels, one of which falls into each part of the range.
+        level = (torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)) / len(
+            chosen
+        )
+        yield perturb(crystals.subset(chosen), level, config.schedule, generator, groups)
+        step += 1
+
+
+def train(
+    data: Sequence[Path],
+    out: Path,
+    config: TrainingConfig,
+    *,
+    validation: Sequence[Path] = (),
+    device: str = "auto",
+    cache: Path | None = None,
+    report: Callable[[str], None] = _LOG.info,
+) -> list[dict[str, float]]:
+    """Train a score model and write it to ``out``.
+
+    The state is kept in ``<out>.state`` while training runs; the same call goes on from there.
+
+    Args:
+        data: files that ``model.dataset.read_crystals`` understands.
+        out: checkpoint to write, ``.safetensors``.
+        config: sizes and durations.
+        validation: files for the loss against noise level; without them a twentieth of the data
+            is held back.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        cache: folder for the converted data.
+        report: gets a line every now and then.
+
+    Returns:
+        The validation losses that are stored in the checkpoint.
+
+    Raises:
+        DataError: if the data or a previous state cannot be used.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    crystals, held_back = _split(data, validation, config, cache)
+    trainer = Trainer(config, device)
+    state = out.with_name(out.name + ".state")
+    if state.exists():
+        trainer.load_state(state)
+        report(f"going on from step {trainer.step}")
+    steps_in_all = math.ceil(config.epochs * max(1, len(crystals) // config.batch_size))
+    report(f"{len(crystals)} crystals, {steps_in_all} steps at the most, on {device}")
+    _loop(trainer, crystals, steps_in_all, state, report)
+    losses = validate(trainer.average, held_back)
+    record = {
+        "data": [{"file": path.name, "crystals": len(crystals)} for path in data],
+        "validation_crystals": len(held_back),
+        "epochs": trainer.step * config.batch_size / len(crystals),
+        "steps": trainer.step,
+        "hours": trainer.seconds / 3600.0,
+        "hardware": _hardware(trainer.device),
+        "torch": torch.__version__,
+        "config": asdict(config),
+        "learning_curve": trainer.curve,
+        "validation": losses,
+    }
+    save_checkpoint(out, trainer.average, fit_length_prior(crystals), record)
+    report(f"wrote {out}")
+    return losses
+
+
+def _split(
+    data: Sequence[Path], validation: Sequence[Path], config: TrainingConfig, cache: Path | None
+) -> tuple[Crystals, Crystals]:
+    crystals = read_crystals(data, cache)
+    small = np.flatnonzero(crystals.n_sites <= config.max_sites)
+    shuffled = np.random.default_rng(config.seed).permutation(small)
+    if validation:
+        held_back = read_crystals(validation, cache)
+        usable = np.flatnonzero(held_back.n_sites <= config.max_sites)
+        usable = np.random.default_rng(config.seed).permutation(usable)
+        return crystals.subset(small), held_back.subset(usable[:_N_VALIDATION])
+    n_held_back = min(_N_VALIDATION, max(1, len(shuffled) // 20))
+    if len(shuffled) <= n_held_back:
+        message = f"training needs at least two crystals with up to {config.max_sites} sites"
+        raise DataError(message)
+    return crystals.subset(shuffled[n_held_back:]), crystals.subset(shuffled[:n_held_back])
+
+
+def _loop(
+    trainer: Trainer,
+    crystals: Crystals,
+    steps_in_all: int,
+    state: Path,
+    report: Callable[[str], None],
+) -> None:
+    last = saved = time.monotonic()
+    recent: list[tuple[float, float]] = []
+    for example in _batches(crystals, trainer.config, trainer.step):
+        progress = trainer.progress(steps_in_all)
+        if progress >= 1.0:
+            break
+        recent.append(trainer.update(example, progress))
+        now = time.monotonic()
+        trainer.seconds += now - last
+        last = now
+        if now - saved >= trainer.config.save_every:
+            position, length = np.mean(recent, axis=0).tolist()
+            trainer.curve.append(
+                {"step": trainer.step, "position_loss": position, "length_loss": length}
+            )
+            trainer.save_state(state)
+            report(
+                f"step {trainer.step}, {100 * progress:.0f} %, positions {position:.4f}, "
+                f"lengths {length:.4f}, {trainer.seconds / trainer.step:.3f} s per step"
+            )
+            saved, recent = now, []
+    trainer.save_state(state)
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads"
