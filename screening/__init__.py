@@ -1,0 +1,1 @@
+"""From the names of elements to a ranked table of candidate crystals."""

@@ -1,0 +1,143 @@
+"""The potentials that energies and forces come from, by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from screening.errors import UserError, first_line, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ase.calculators.calculator import BaseCalculator
+
+DEFAULT = "chgnet"
+
+_CHGNET_WEIGHTS = "0.3.0"
+_DIGITS = 16
+
+
+class Calculator(Protocol):
+    """A potential: what it is called, how to tell it from others, and how to load it."""
+
+    @property
+    def name(self) -> str:
+        """The name that the campaign file uses, defaults resolved."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever energies may: version and weights."""
+
+    @property
+    def corrected(self) -> bool:
+        """Whether energies contain the corrections of ``MaterialsProject2020Compatibility``."""
+
+    def ase(self) -> BaseCalculator:
+        """Load the potential as a calculator of ASE's that knows energy, forces and stress."""
+
+
+@dataclass(frozen=True)
+class CHGNetPotential:
+    """CHGNet (Deng et al., Nature Machine Intelligence 5, 1031, 2023), trained on MPtrj.
+
+    It was trained on corrected energies, so nothing is to be added to them.
+    """
+
+    name: str = "chgnet"
+    corrected: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Version of the package and digest of the weights that it ships."""
+        spec = importlib.util.find_spec("chgnet")
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                "relaxation.calculator is 'chgnet', which is not installed; install the project "
+                "with its dependencies, or name another potential as module:factory"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / "pretrained" / _CHGNET_WEIGHTS
+        digest = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(folder.glob("*.tar"))))
+        return f"chgnet-{version('chgnet')}-{digest.hexdigest()[:_DIGITS]}"
+
+    def ase(self) -> BaseCalculator:
+        """Load the weights; takes seconds, for the libraries that it imports."""
+        from screening.chgnet_calculator import CHGNetCalculator  # noqa: PLC0415 - imports torch
+
+        return CHGNetCalculator(_CHGNET_WEIGHTS)
+
+
+@dataclass(frozen=True)
+class ImportedPotential:
+    """Any calculator of ASE's, made by a function or class of the user's."""
+
+    name: str
+    """``module:factory``; the factory is called without arguments."""
+    corrected: bool = False
+
+    def factory(self) -> Callable[[], BaseCalculator]:
+        """Import the factory.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        module_name, _, factory_name = self.name.partition(":")
+        try:
+            factory: Any = getattr(importlib.import_module(module_name), factory_name)
+        except Exception as error:  # noqa: BLE001 - importing a user's module can raise anything
+            raise UserError(
+                f"relaxation.calculator is {shown(self.name)}, which cannot be imported: "
+                f"{first_line(error)}; allowed: {_allowed()}"
+            ) from None
+        if not callable(factory):
+            raise UserError(
+                f"relaxation.calculator is {shown(self.name)}, which is not a function or class; "
+                f"allowed: {_allowed()}"
+            )
+        return factory  # type: ignore[no-any-return]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the module's source file, or the module's version where it has no file."""
+        module = importlib.import_module(self.name.partition(":")[0])
+        file = getattr(module, "__file__", None)
+        content = Path(file).read_bytes() if file else str(getattr(module, "__version__", ""))
+        data = content if isinstance(content, bytes) else content.encode()
+        return f"{self.name}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}"
+
+    def ase(self) -> BaseCalculator:
+        """Call the factory."""
+        return self.factory()()
+
+
+POTENTIALS: dict[str, type[CHGNetPotential]] = {"chgnet": CHGNetPotential}
+
+
+def load_calculator(name: str) -> Calculator:
+    """Return the potential of a name; its weights are loaded by `Calculator.ase`.
+
+    Args:
+        name: ``default``, a key of `POTENTIALS`, or ``module:factory``.
+
+    Raises:
+        UserError: if there is no such potential.
+    """
+    if name == "default":
+        name = DEFAULT
+    if name in POTENTIALS:
+        return POTENTIALS[name]()
+    if ":" not in name:
+        raise UserError(f"relaxation.calculator is {shown(name)}; allowed: {_allowed()}")
+    potential = ImportedPotential(name)
+    potential.factory()
+    return potential
+
+
+def _allowed() -> str:
+    names = ", ".join(["default", *POTENTIALS])
+    return f"{names}, or module:factory for a function that returns a calculator of ASE's"

@@ -1,0 +1,354 @@
+"""The command line: every command parses, builds one object and calls one function.
+
+Results go to stdout and everything else to stderr. The exit status is 0, 1 when something failed,
+or 2 when it was asked for wrongly.
+"""
+# ruff: noqa: PLC0415 - imports that take time stand inside the commands that need them
+# ruff: noqa: T201 - printing is what a command line does
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.errors import RunError, ScreeningError, UserError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from screening.store import Store
+
+FAILED = 1
+BAD_USAGE = 2
+TOP = 10
+"""How many candidates a run prints."""
+
+# Typer has carried a click of its own since 0.26; its public errors lead to either.
+_LARGEST_BITS = 63
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+_CLICK_ERROR: Any = _USAGE_ERROR.__mro__[1]
+
+app = typer.Typer(
+    name="screening",
+    help="Find stable crystals: from the names of elements to a ranked table of candidates.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CampaignFile = Annotated[
+    Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.", show_default=False)
+]
+Results = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR|URI", help="The directory or URI of a campaign's results.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def _integer(option: str, lowest: int) -> Callable[[str], int]:
+    """Return the parser of an option; Typer's own messages leave the value out."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not lowest <= value < 2**_LARGEST_BITS:
+            raise UserError(f"{option} is {shown(text)}; allowed: an integer from {lowest}")
+        return value
+
+    return parse
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("crystal-screening"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def plan(campaign: CampaignFile, as_json: AsJson = False) -> None:
+    """Print what `run` would do: cells, units, samples, skipped cells and why, estimated cost.
+
+    Example: screening plan examples/cu-k-si-quick.yaml
+    """
+    from screening.campaign import Campaign
+    from screening.plan import plan as planned
+    from screening.plan import plan_text
+
+    result = planned(Campaign.from_yaml(campaign))
+    print(json.dumps(result, indent=1) if as_json else plan_text(result))
+
+
+@app.command()
+def run(
+    campaign: CampaignFile,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR|URI", help="Instead of the campaign's `output`.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
+        ),
+    ] = None,
+    num_samplers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=_integer("--num-samplers", 1),
+            help="Samplers at work at once; as many as fit, without it.",
+        ),
+    ] = None,
+) -> None:
+    """Run a campaign, or go on with it, and print the best candidates.
+
+    Example: screening run examples/cu-k-si-quick.yaml
+    """
+    from screening.campaign import Campaign
+    from screening.grid import check_grid
+
+    read = Campaign.from_yaml(campaign)
+    check_grid(read)
+    # Only now the seconds that torch and Ray take to import.
+    from model.sampler import sampler_name
+    from screening.pipeline import run_campaign
+
+    try:
+        sampler_name(read.generator.sampler)
+    except ValueError as error:
+        raise UserError(f"{campaign}: generator.{error}") from None
+    target = out or read.output
+    try:
+        run_campaign(read, target, address=address, num_samplers=num_samplers)
+    except KeyboardInterrupt:
+        raise RunError(f"stopped; `screening resume {target}` goes on") from None
+    _print_best(target)
+
+
+@app.command()
+def resume(
+    results: Results,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the units that failed once more.")
+    ] = False,
+) -> None:
+    """Go on with a campaign that was interrupted, and print the best candidates.
+
+    Example: screening resume results/cu-k-si-quick
+    """
+    _open(results)
+    from screening.pipeline import resume_campaign
+
+    try:
+        resume_campaign(results, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        raise RunError(f"stopped; `screening resume {results}` goes on") from None
+    _print_best(results)
+
+
+@app.command()
+def status(results: Results, as_json: AsJson = False) -> None:
+    """Print counts by state, throughput and the time left, during a run or after it.
+
+    Example: screening status results/cu-k-si-quick
+    """
+    from screening.status import campaign_status, status_text
+
+    found = campaign_status(_open(results))
+    print(json.dumps(found, indent=1) if as_json else status_text(found))
+
+
+@app.command()
+def report(
+    results: Results,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Where to write it; beside the results, without it."
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a campaign as one HTML file, and print where it is.
+
+    Example: screening report results/cu-k-si-quick --out report.html
+    """
+    from screening.report import report_campaign
+
+    print(report_campaign(_open(results), out))
+
+
+@app.command()
+def export(
+    results: Results,
+    top: Annotated[
+        int, typer.Option(metavar="N", parser=_integer("--top", 1), help="How many of the best.")
+    ],
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="cif|poscar|extxyz", help="CIF is symmetrised.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the files.")],
+) -> None:
+    """Write the best candidates as files of crystals, and print the names of the files.
+
+    Example: screening export results/cu-k-si-quick --top 10 --format cif --out crystals
+    """
+    from screening.export import export_candidates
+
+    paths = export_candidates(_open(results), top, file_format, out)
+    for path in paths:
+        print(path)
+    if len(paths) < top:
+        _say(f"there are {len(paths)} distinct candidates with a place against the hull, not {top}")
+
+
+@app.command()
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE...", help="Crystals: Parquet, CSV with CIF, CIF files."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="CKPT.safetensors", help="The checkpoint to write.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="", hidden=True, show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="F", help="YAML file of training settings.")
+    ] = None,
+) -> None:
+    """Train a score model, on a GPU when there is one; the same command goes on after a stop.
+
+    Example: screening train --data train.parquet --out mine.safetensors
+    """
+    from screening.direct import train_model
+
+    train_model([*data, *(more or [])], out, config, report=_say)
+    print(out)
+
+
+@app.command()
+def sample(
+    sites: Annotated[
+        str, typer.Option(metavar="Cu=1,K=1,Si=1", help="Inequivalent sites of each element.")
+    ],
+    space_group: Annotated[
+        str, typer.Option(metavar="62", help="Number, 16 to 230, or symbol such as Pnma.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="F.parquet", help="The table to write.")],
+    number: Annotated[
+        int, typer.Option("-n", metavar="N", parser=_integer("-n", 1), help="How many samples.")
+    ] = 1,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
+    ] = "default",
+    seed: Annotated[
+        int, typer.Option(metavar="S", parser=_integer("--seed", 0), help="As a campaign's seed.")
+    ] = 0,
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+) -> None:
+    """Draw crystals of one cell without relaxing them, and print where the table is.
+
+    Example: screening sample --sites Cu=1,K=1,Si=1 --space-group 62 -n 8 --out samples.parquet
+    """
+    from screening.direct import draw_samples, parse_cell, parse_table_path
+
+    cell, target = parse_cell(sites, space_group), parse_table_path(out)
+    draw_samples(cell, number, seed, checkpoint, sampler, target, report=_say)
+    print(target)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, 1 when something failed, 2 when it was asked for wrongly.
+    """
+    command: Any = typer.main.get_command(app)
+    try:
+        returned = command.main(
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="screening",
+            standalone_mode=False,
+        )
+    except ScreeningError as error:
+        return _fail(str(error), error.exit_status)
+    except _CLICK_ERROR as error:
+        return _fail(error.format_message(), BAD_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", FAILED)
+    except BrokenPipeError:
+        # The reader of the output has gone, as `head` does; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ValueError as error:
+        if isinstance(error, _mistakes_of_the_model()):
+            return _fail(str(error), BAD_USAGE)
+        raise
+    return returned if isinstance(returned, int) else 0
+
+
+def _mistakes_of_the_model() -> tuple[type[Exception], ...]:
+    """Return the errors of ``model`` that are a user's to mend, if they are loaded at all."""
+    names = (("model.checkpoint", "CheckpointError"), ("model.dataset", "DataError"))
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in names if module in sys.modules
+    )
+
+
+def _fail(message: str, exit_status: int) -> int:
+    if message:  # click has none when it has printed the help instead
+        _say(f"error: {message}")
+    return exit_status
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _open(uri: str) -> Store:
+    from screening.store import Store
+
+    store = Store(uri)
+    store.require()
+    return store
+
+
+def _print_best(uri: str) -> None:
+    """Print the best candidates, and where everything lies."""
+    from screening.summary import summary_text
+
+    store = _open(uri)
+    print(summary_text(store, TOP))
+    marks = store.finished_units().values()
+    errors = [mark["error"] for mark in marks if mark["state"] == "failed"]
+    if errors and len(errors) == len(marks):
+        raise RunError(f"every unit failed, the first with: {errors[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The only module that imports Ray: it starts one on this machine, or joins a cluster.
+
+What runs there are the pools of `screening.pool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from screening.errors import RunError, UserError
+from screening.pool import Outcome, Pool, last_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from screening.pool import Stage
+
+OBJECT_STORE_BYTES = 256 * 2**20
+CONNECT_TIMEOUT_S = 5.0
+
+WORKER_ENVIRONMENT = {
+    # Parallelism is between actors: threads within one would take the cores of its neighbours.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The driver reports a lost worker itself, with the work that it concerns.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+}
+# One token for the life of the process: Ray reads it once and keeps it.
+_TOKEN = secrets.token_hex(32)
+LOCAL_RAY = {
+    # Ray's ports run any code that is sent to them. The token keeps the other users of this
+    # machine out, and this switch (its name is older than its use) binds them to 127.0.0.1.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": _TOKEN,
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Behind the driver and the user's windows; Ray's own 15 is behind everything else, too.
+    "RAY_worker_niceness": "5",
+}
+
+
+class Cluster:
+    """A Ray that this process starts and stops, or one that it joins.
+
+    Args:
+        address: The head of a cluster to join; None starts a Ray on this machine, or uses the one
+            that this process has already started.
+        num_cpus: Cores of the Ray that is started here; all of them when None.
+    """
+
+    def __init__(self, address: str | None = None, num_cpus: int | None = None) -> None:
+        self._address = address
+        self._num_cpus = num_cpus
+        self._ray: Any = None
+        self._directory: str | None = None
+        self._pools: list[Pool] = []
+        self._owned = False
+
+    def __enter__(self) -> Self:
+        local = {} if self._address else {**LOCAL_RAY, **WORKER_ENVIRONMENT}
+        # Processes that Ray starts inherit these; Ray itself reads some of them when imported.
+        with _environment({**QUIET_RAY, **local}), _signal_handlers_kept():
+            if self._address:
+                os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            self._ray = importlib.import_module("ray")
+            self._owned = not self._ray.is_initialized()
+            if self._owned:
+                try:
+                    self._start()
+                except BaseException:  # Ctrl-C too: nothing of Ray must stay behind
+                    self._stop()
+                    raise
+        return self
+
+    def _start(self) -> None:
+        common = {"logging_level": "ERROR", "log_to_driver": False}
+        try:
+            if self._address:
+                _check_reachable(self._address)
+                environment = {"env_vars": WORKER_ENVIRONMENT}
+                self._ray.init(address=self._address, runtime_env=environment, **common)
+            else:
+                # The path of a socket has at most 107 characters: $TMPDIR may be too long.
+                self._directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+                self._ray.init(
+                    address="local",
+                    num_cpus=self._num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=self._directory,
+                    **common,
+                )
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+            where = f"join the Ray cluster at {self._address}" if self._address else "start Ray"
+            raise RunError(f"could not {where}: {last_line(error)}") from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pool in list(self._pools):
+            self.close(pool)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._owned:
+            self._ray.shutdown()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def cpus(self) -> int:
+        """Number of cores, at least one."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs."""
+        return int(self._ray.cluster_resources().get("GPU", 0))
+
+    def pool(
+        self,
+        name: str,
+        stage: Stage,
+        *,
+        size: int,
+        num_cpus: float,
+        num_gpus: float = 0,
+        ahead: int = 2,
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> Pool:
+        """Start actors that hold a stage.
+
+        Args:
+            name: How messages and outcomes call the pool.
+            stage: What each actor holds; pickled to it, then set up there.
+            size: Number of actors.
+            num_cpus: Cores that an actor reserves. A fraction lets pools share cores.
+            num_gpus: GPUs, or the part of one, that an actor reserves.
+            ahead: Pieces of work in flight per actor.
+            prepare: A function of one piece of work that runs as a task of its own beforehand;
+                its result goes from the task to the actor without passing through the driver.
+        """
+        options = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        pool = Pool(
+            self._ray, name, stage, size=size, options=options, ahead=ahead, prepare=prepare
+        )
+        self._pools.append(pool)
+        return pool
+
+    def close(self, pool: Pool) -> None:
+        """End a pool's actors, whatever they do, and free what they had reserved; once or more."""
+        if pool in self._pools:
+            pool.stop()
+            self._pools.remove(pool)
+
+    def completed(self, timeout_s: float) -> list[Outcome]:
+        """Keep the actors in work, and return what has come back.
+
+        Args:
+            timeout_s: Seconds to wait for the first of them, s.
+
+        Raises:
+            RunError: a pool's stage cannot be set up on any worker.
+        """
+        for pool in self._pools:
+            pool.dispatch()
+        refs = [ref for pool in self._pools for ref in pool.refs()]
+        if not refs:
+            return []
+        ready, rest = self._ray.wait(refs, num_returns=1, timeout=timeout_s)
+        if ready and rest:
+            ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        outcomes = [o for ref in ready for pool in self._pools for o in pool.collect(ref)]
+        for pool in self._pools:
+            pool.dispatch()
+        return outcomes
+
+
+def _check_reachable(address: str) -> None:
+    """Fail at once where Ray would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"address is {address!r}; it must be HOST:PORT of a Ray head, or auto")
+    socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Undo what Ray does to SIGTERM, which is the caller's to handle."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    yield
+    if main:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,132 @@
+"""Which candidates are the same crystal, and which are a known one.
+
+Two crystals are the same if pymatgen's ``StructureMatcher``, with its default tolerances, fits one
+to the other. That relation is neither transitive nor symmetric, so the outcome hangs on the order:
+rows go by energy per atom, then by ``sample_id``, and each joins the first representative that it
+fits. This is what ``StructureMatcher.group_structures`` does with the same order; the calls that
+cannot succeed are left out, and each crystal is reduced once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from pymatgen.core.structure_matcher import StructureMatcher
+
+from screening.schema import structure_from_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pymatgen.core import Structure
+
+    _Row = dict[str, Any]
+    _Key = tuple[str, int]
+
+GROUP_COLUMNS = ("group_id", "is_representative", "n_duplicates")
+REFERENCE_COLUMNS = ("matched_reference_id", "is_novel")
+
+
+def deduplicate(rows: Sequence[Mapping[str, Any]]) -> list[_Row]:
+    """Fill ``group_id``, ``is_representative`` and ``n_duplicates``.
+
+    Args:
+        rows: candidates; those that are not ``kept`` get None in the three columns.
+
+    Returns:
+        The rows in the same order. The representative of a group is its row of lowest energy.
+    """
+    grouped = [{**row, **dict.fromkeys(GROUP_COLUMNS)} for row in rows]
+    index = MatchIndex()
+    groups: dict[str, list[_Row]] = defaultdict(list)
+    for row in sorted((row for row in grouped if row["status"] == "kept"), key=_by_energy):
+        reduced = reduce_structure(structure_from_row(row))
+        group_id = index.first_match(reduced)
+        if group_id is None:
+            group_id = str(row["sample_id"])
+            index.add(group_id, reduced)
+        groups[group_id].append(row)
+    for group_id, members in groups.items():
+        for position, row in enumerate(members):
+            row["group_id"] = group_id
+            row["is_representative"] = position == 0
+            row["n_duplicates"] = len(members) - 1
+    return grouped
+
+
+def match_references(
+    rows: Sequence[Mapping[str, Any]], references: Iterable[Mapping[str, Any]]
+) -> list[_Row]:
+    """Fill ``matched_reference_id`` and ``is_novel``.
+
+    Args:
+        rows: candidates; those that are not ``kept`` get None. A member of a group of duplicates
+            takes over what its representative matches.
+        references: reference phases; of several that match, that of lowest energy is named.
+
+    Returns:
+        The rows in the same order. ``is_novel`` is None where a reference phase of the same formula
+        is known by its energy alone, so that nothing can be said.
+    """
+    matched = [{**row, **dict.fromkeys(REFERENCE_COLUMNS)} for row in rows]
+    index = MatchIndex()
+    without_structure = set()
+    for reference in sorted(references, key=_reference_by_energy):
+        if reference.get("lattice_vectors") is None:
+            without_structure.add(str(reference["chemical_formula_reduced"]))
+        else:
+            reduced = reduce_structure(structure_from_row(reference))
+            index.add(str(reference["reference_id"]), reduced)
+    found: dict[str, str | None] = {}
+    for row in sorted((row for row in matched if row["status"] == "kept"), key=_by_energy):
+        group_id = str(row.get("group_id") or row["sample_id"])
+        if group_id not in found:
+            found[group_id] = index.first_match(reduce_structure(structure_from_row(row)))
+        row["matched_reference_id"] = found[group_id]
+        if found[group_id] is not None:
+            row["is_novel"] = False
+        elif row["chemical_formula_reduced"] not in without_structure:
+            row["is_novel"] = True
+    return matched
+
+
+class MatchIndex:
+    """Reduced crystals in an order, and the first among them that another one fits."""
+
+    def __init__(self) -> None:
+        self._matcher = StructureMatcher()
+        self._buckets: dict[_Key, list[tuple[str, Structure]]] = defaultdict(list)
+
+    def add(self, name: str, reduced: Structure) -> None:
+        """Append a crystal that went through `reduce_structure`."""
+        self._buckets[_key(reduced)].append((name, reduced))
+
+    def first_match(self, reduced: Structure) -> str | None:
+        """Return the name of the first crystal that a reduced one fits, or None."""
+        for name, other in self._buckets[_key(reduced)]:
+            if self._matcher.fit(other, reduced, skip_structure_reduction=True):
+                return name
+        return None
+
+
+def reduce_structure(structure: Structure) -> Structure:
+    """Return a crystal's Niggli-reduced primitive cell, as ``StructureMatcher`` takes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cells that are too skew to be reduced exactly
+        return structure.get_reduced_structure("niggli").get_primitive_structure()
+
+
+def _key(reduced: Structure) -> _Key:
+    """Crystals with different keys never match: supercells are not tried by default."""
+    return str(reduced.composition.reduced_formula), len(reduced)
+
+
+def _by_energy(row: Mapping[str, Any]) -> tuple[float, str]:
+    return row["energy_per_atom"], row["sample_id"]
+
+
+def _reference_by_energy(row: Mapping[str, Any]) -> tuple[float, str]:
+    energy = row["energy_per_atom"]
+    return (float("inf") if energy is None else energy), str(row["reference_id"])

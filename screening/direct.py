@@ -1,0 +1,130 @@
+"""The commands that work on the model itself, without a campaign and without a cluster."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from screening.campaign import Filters
+from screening.chemistry import check_element, chemical_system_name, space_group_number
+from screening.errors import RunError, UserError, shown
+from screening.grid import Cell, cell_units, skip_reason
+from screening.schema import SAMPLE_SCHEMA, table_from_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+UNIT_SIZE = 32
+"""Samples at once, as in a campaign's default, so that the same seed gives the same crystals."""
+
+_SITES = re.compile(r"([A-Za-z]{1,2})=([0-9]{1,3})")
+
+
+def parse_cell(sites: str, space_group: str) -> Cell:
+    """Read the cell of ``--sites Cu=1,K=1,Si=1 --space-group 62``.
+
+    Raises:
+        UserError: if either is not allowed, or if the group cannot hold that many sites.
+    """
+    counts: dict[str, int] = {}
+    for part in sites.split(","):
+        match = _SITES.fullmatch(part.strip())
+        if match is None or not int(match[2]):
+            raise UserError(
+                f"--sites holds {shown(part)}; allowed: Element=number with a number from 1, "
+                f"joined by commas, such as Cu=1,K=2"
+            )
+        if match[1] in counts:
+            raise UserError(f"--sites holds {match[1]} twice; each element may be given once")
+        counts[match[1]] = int(match[2])
+    try:
+        for element in counts:
+            check_element(element, "--sites")
+        system = chemical_system_name("-".join(counts), "--sites")
+        number = space_group_number(space_group, "--space-group")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    cell = Cell(system, number, {element: counts[element] for element in system.split("-")})
+    reason = skip_reason(cell, Filters().max_atoms)
+    if reason is not None:
+        raise UserError(f"--sites is {shown(sites)}; {reason}")
+    return cell
+
+
+def parse_table_path(path: Path) -> Path:
+    """Check that a table can be written before work is spent on it.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if path.suffix != ".parquet":
+        raise UserError(f"--out is {shown(str(path))}; allowed: a file name that ends in .parquet")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--out is {shown(str(path))}; allowed: a file in a directory that exists")
+    return path
+
+
+def draw_samples(
+    cell: Cell,
+    n_samples: int,
+    seed: int,
+    checkpoint: str,
+    sampler: str,
+    out: Path,
+    report: Callable[[str], None],
+) -> None:
+    """Draw samples of one cell and write them as a table with the columns of ``samples/``.
+
+    Raises:
+        UserError: if the checkpoint or the sampler is not there or cannot be used.
+        RunError: if the table cannot be written.
+    """
+    from model.sampler import sampler_name  # noqa: PLC0415 - torch takes seconds to import
+    from screening.graphs import prepare_unit  # noqa: PLC0415
+    from screening.sampling import SamplingStage  # noqa: PLC0415
+
+    try:
+        stage = SamplingStage(checkpoint, sampler_name(sampler))
+        stage.setup()
+    except ValueError as error:  # the model's errors say what is wrong and what is allowed
+        raise UserError(str(error)) from None
+    rows: list[dict[str, Any]] = []
+    for unit in cell_units(cell, n_samples, UNIT_SIZE, seed):
+        rows += stage(prepare_unit(unit))
+        report(f"{len(rows)} of {n_samples} samples drawn")
+    try:
+        pq.write_table(table_from_rows(rows, SAMPLE_SCHEMA), out, compression="zstd")
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+
+
+def train_model(
+    data: Sequence[Path], out: Path, config: Path | None, report: Callable[[str], None]
+) -> None:
+    """Train a score model.
+
+    Raises:
+        UserError: if a file is missing or a setting is not allowed.
+    """
+    from model.dataset import DataError  # noqa: PLC0415 - torch takes seconds to import
+    from model.training import TrainingConfig, train  # noqa: PLC0415
+    from screening.yaml_file import read_settings  # noqa: PLC0415
+
+    for path in data:
+        if not path.exists():
+            raise UserError(f"--data is {shown(str(path), 200)}; there is no such file")
+    if out.suffix != ".safetensors":
+        raise UserError(
+            f"--out is {shown(str(out), 200)}; allowed: a file name that ends in .safetensors"
+        )
+    try:
+        settings = TrainingConfig.from_dict(read_settings(config) if config else {})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{config}: {error}") from None
+    try:
+        train(data, out, settings, report=report)
+    except DataError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,135 @@
+"""Crystals as files that other programs read."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
+from pymatgen.io.vasp import Poscar
+
+from screening.errors import RunError, UserError, shown
+from screening.schema import SYMPREC, structure_from_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from pymatgen.core import Structure
+
+    from screening.store import Store
+
+    Row = Mapping[str, Any]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+_LONGEST_PART = 60
+
+
+def best(rows: Iterable[Row]) -> list[Row]:
+    """Return the distinct candidates that have a place against the hull, the lowest first.
+
+    A crystal that did not converge is in the table, but never among the best.
+    """
+    placed = [
+        row
+        for row in rows
+        if row["e_above_hull"] is not None
+        and row["is_representative"] is not False
+        and row["converged"] is not False
+    ]
+    return sorted(placed, key=lambda row: (row["e_above_hull"], row["sample_id"]))
+
+
+def export_candidates(store: Store, top: int, file_format: str, out: Path) -> list[Path]:
+    """Write the best candidates of a campaign, one file each.
+
+    Args:
+        store: the campaign's results.
+        top: how many, at the most.
+        file_format: ``cif``, ``poscar`` or ``extxyz``.
+        out: the directory to write to; made if absent.
+
+    Returns:
+        The files, the best candidate first.
+
+    Raises:
+        UserError: if an argument is not allowed, or if there are no candidates yet.
+        RunError: if a file cannot be written.
+    """
+    if file_format not in FORMATS:
+        raise UserError(f"--format is {shown(file_format)}; allowed: {', '.join(FORMATS)}")
+    if top < 1:
+        raise UserError(f"--top is {top}; allowed: an integer from 1")
+    ranked = best(store.candidates().to_pylist())[:top]
+    write, suffix = FORMATS[file_format]
+    paths = [out / f"{file_stem(rank, row)}{suffix}" for rank, row in enumerate(ranked, start=1)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for row, path in zip(ranked, paths, strict=True):
+            path.write_text(write(row), encoding="utf-8")
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out is {shown(str(out), 200)}; allowed: a directory") from None
+    except OSError as error:
+        raise RunError(f"{out} cannot be written to: {error.strerror or error}") from None
+    return paths
+
+
+def file_stem(rank: int, row: Row) -> str:
+    """Return a name such as ``001_Cu2KSi_62_Cu-K-Si_062_Cu2-K1-Si1_000-017``, safe anywhere."""
+    parts = (row["chemical_formula_reduced"], row["space_group_it_number"], row["sample_id"])
+    names = [_UNSAFE.sub("_", str(part)).strip("._")[:_LONGEST_PART] for part in parts]
+    return "_".join([f"{rank:03d}", *names])
+
+
+def cif_text(structure: Structure) -> str:
+    """Return a CIF in the conventional cell with the symmetry that is found at ``SYMPREC``.
+
+    The group in the file is the one in the table's ``space_group_it_number``. A crystal that
+    spglib cannot place is written without symmetry.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen's and spglib's advice to programmers
+        try:
+            return str(CifWriter(structure, symprec=SYMPREC))
+        except Exception:  # noqa: BLE001 - whatever fails in the analysis, the crystal is there
+            return str(CifWriter(structure))
+
+
+def poscar_text(structure: Structure, comment: str) -> str:
+    """Return a POSCAR of the primitive cell, atoms grouped by element."""
+    return str(Poscar(structure, comment=comment, sort_structure=True))
+
+
+def extxyz_text(structure: Structure, properties: Mapping[str, Any]) -> str:
+    """Return extended XYZ of the primitive cell; properties go into the comment line."""
+    from ase.io import write  # noqa: PLC0415 - a quarter of a second that only this format needs
+
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    atoms.info = {name: value for name, value in properties.items() if value is not None}
+    text = io.StringIO()
+    write(text, atoms, format="extxyz")
+    return text.getvalue()
+
+
+def _cif(row: Row) -> str:
+    return cif_text(structure_from_row(row))
+
+
+def _poscar(row: Row) -> str:
+    formula = row["chemical_formula_reduced"]
+    return poscar_text(structure_from_row(row), f"{formula} {row['sample_id']}")
+
+
+def _extxyz(row: Row) -> str:
+    names = ("sample_id", "energy", "formation_energy_per_atom", "e_above_hull", "calculator")
+    return extxyz_text(structure_from_row(row), {name: row[name] for name in names})
+
+
+FORMATS: dict[str, tuple[Callable[[Row], str], str]] = {
+    "cif": (_cif, ".cif"),
+    "poscar": (_poscar, ".vasp"),
+    "extxyz": (_extxyz, ".extxyz"),
+}

@@ -1,0 +1,171 @@
+"""Files of a results directory, local or in an object store, written so that no crash tears one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyarrow import fs
+
+from screening.errors import UserError
+
+_TEMPORARY = ".tmp-"
+_REMOTE = re.compile(r"(s3|gs)://.+")
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+class Files(Protocol):
+    """What the store needs of a place; names are relative and use ``/``."""
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+
+    def write(self, name: str, content: Any) -> None:
+        """Replace a file at once: a reader finds the old content or the new, never a part."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names of the files and directories in a directory, sorted; none if absent."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+
+    def sweep(self) -> int:
+        """Remove what interrupted writes left behind, and return how many."""
+
+    def check_writable(self) -> None:
+        """Raise ``OSError`` unless files can be written."""
+
+
+class LocalFiles:
+    """Files in a directory of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        return (self.directory / name).read_bytes()
+
+    def write(self, name: str, content: Any) -> None:
+        """Write beside the target, flush to the disk, rename, and flush the rename."""
+        target = self.directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.directory / name).is_file()
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names in a directory, without temporaries."""
+        try:
+            found = [path.name for path in (self.directory / directory).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if not name.startswith(_TEMPORARY))
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        (self.directory / name).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove temporaries."""
+        found = list(self.directory.rglob(f"{_TEMPORARY}*"))
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def check_writable(self) -> None:
+        """Write and remove a file that is large enough to meet a full disk."""
+        name = f"{_TEMPORARY}check"
+        self.write(name, bytes(65536))
+        self.remove(name)
+
+
+class RemoteFiles:
+    """Files in an object store, where a file appears whole when its upload ends."""
+
+    def __init__(self, filesystem: fs.FileSystem, root: str) -> None:
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        with self.filesystem.open_input_stream(self._path(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: Any) -> None:
+        """Upload a file."""
+        # Object stores have no directories; pyarrow's other filesystems do.
+        self.filesystem.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+        with self.filesystem.open_output_stream(self._path(name)) as stream:
+            stream.write(content)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self.filesystem.get_file_info(self._path(name)).type == fs.FileType.File)
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names in a directory."""
+        selector = fs.FileSelector(self._path(directory), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        if self.exists(name):
+            self.filesystem.delete_file(self._path(name))
+
+    def sweep(self) -> int:
+        """An upload that was interrupted leaves nothing that can be seen."""
+        return 0
+
+    def check_writable(self) -> None:
+        """Write and remove a file."""
+        self.write("_check", b"")
+        self.remove("_check")
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+
+def open_files(uri: str) -> Files:
+    """Return the files of a local directory or of an ``s3://`` or ``gs://`` URI.
+
+    Raises:
+        UserError: if the URI is of another kind or its service cannot be reached.
+    """
+    if _REMOTE.fullmatch(uri):
+        try:
+            filesystem, root = fs.FileSystem.from_uri(uri)
+        except (OSError, ValueError) as error:
+            raise UserError(f"output {uri} cannot be opened: {error}") from None
+        return RemoteFiles(filesystem, root)
+    scheme = _URI.fullmatch(uri)
+    if scheme or not uri or "\0" in uri:
+        raise UserError(f"output is {uri!r}; it must be a path or start with s3:// or gs://")
+    directory = Path(uri).expanduser()
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"output {uri} is a file; it must be a directory")
+    return LocalFiles(directory)

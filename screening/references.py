@@ -1,0 +1,240 @@
+"""The known phases that candidates are measured against.
+
+Without a key for a database the phases are structure types in all decorations that make sense
+(``prototypes``), relaxed by the campaign's own potential, so that differences of energy cancel its
+errors. They are kept per chemical subsystem, in ``references/<subsystem>.parquet`` beside the
+results, and systems that share a subsystem share its phases. A file of the user's may stand in for
+the structure types; the phases that it misses are not looked for.
+
+Limits: a hull of structure types lies above the true one wherever the ground state has a type that
+is not on the list, so `e_above_hull` comes out too low there. Molecular elements (H, N, O, F and the
+halogens) are one molecular crystal each, in which potentials know neither dispersion nor spin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from screening.calculators import load_calculator
+from screening.chemistry import chemical_system_name
+from screening.grid import chemical_systems
+from screening.prototypes import phase_count, phases, prototypes_fingerprint
+from screening.reference_file import FilePhase, read_reference_file
+from screening.schema import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, structure_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from screening.campaign import Campaign
+    from screening.store import Store
+
+    Row = dict[str, Any]
+
+DIRECTORY = "references"
+PROTOTYPES = "prototypes"
+LARGEST_SUBSYSTEM = 3
+"""Structure types of more elements are not on the list."""
+
+_FILE_TABLE = f"{DIRECTORY}/file.parquet"
+
+
+def _field(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, metadata={"description": description, "unit": unit})
+
+
+REFERENCE_SCHEMA = pa.schema(
+    [
+        _field("reference_id", pa.string(), "unique id of the phase"),
+        _field("chemical_system", pa.string(), "its own elements, joined by hyphens"),
+        _field("formula", pa.string(), "reduced formula"),
+        _field("energy_per_atom", pa.float64(), "null if the relaxation failed", "eV/atom"),
+        _field("source", pa.string(), "where the phase comes from"),
+        _field("calculator", pa.string(), "name and fingerprint of the potential"),
+        _field("converged", pa.bool_(), "whether the relaxation reached fmax"),
+        _field("n_steps", pa.int64(), "steps of the relaxation"),
+        _field("error", pa.string(), "why the relaxation failed"),
+        *STRUCTURE_FIELDS,
+    ]
+)
+
+
+class References:
+    """The reference phases of a campaign: which are still to be relaxed, and which are known.
+
+    Args:
+        campaign: names the chemical systems and where the phases come from.
+        store: keeps the phases of finished subsystems.
+
+    Raises:
+        UserError: if the file of reference phases cannot be used.
+    """
+
+    def __init__(self, campaign: Campaign, store: Store) -> None:
+        self._store = store
+        self._calculator = load_calculator(campaign.relaxation.calculator).fingerprint
+        self._file = _file_of(campaign.references)
+        self.source = self._file.name if self._file else PROTOTYPES
+        """The value of the column ``hull_source``."""
+        self._systems = subsystems(chemical_systems(campaign))
+        self._file_phases: list[FilePhase] = []
+        if self._file:
+            self._file_phases = read_reference_file(self._file, elements_of(self._systems))
+            needs_elements = any(phase.formation_energy is not None for phase in self._file_phases)
+            self._systems = [s for s in self._systems if "-" not in s] if needs_elements else []
+        stored = set(store.files.names(DIRECTORY))
+        self._finished = [s for s in self._systems if f"{s}.parquet" in stored]
+        self._to_do = [s for s in self._systems if s not in set(self._finished)]
+        self._expected: dict[str, list[str]] = {}
+        self._relaxed: dict[str, dict[str, Row]] = defaultdict(dict)
+        self._publish_file()
+
+    @staticmethod
+    def fingerprint_of(setting: str) -> str:
+        """Return what changes whenever the reference phases may, but for the potential.
+
+        Args:
+            setting: ``references`` of the campaign file.
+
+        Raises:
+            UserError: if it names a file that cannot be read.
+        """
+        file = _file_of(setting)
+        if file is None:
+            return f"{PROTOTYPES}-{prototypes_fingerprint()}"
+        read_reference_file(file, ())
+        return f"file-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+
+    @property
+    def total(self) -> int:
+        """How many phases there are to relax, those that are finished included."""
+        return sum(phase_count(system) for system in self._systems)
+
+    @property
+    def done(self) -> int:
+        """How many of them are relaxed."""
+        finished = sum(phase_count(system) for system in self._finished)
+        return finished + sum(len(rows) for rows in self._relaxed.values())
+
+    def missing(self) -> Iterator[Row]:
+        """Yield the phases that are still to be relaxed, as rows for `RelaxationStage`.
+
+        Subsystem by subsystem, the elements first, so that one after the other is finished.
+        """
+        for system in list(self._to_do):
+            rows = reference_rows(system)
+            self._expected[system] = [row["sample_id"] for row in rows]
+            yield from rows
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a relaxed phase that `missing` gave; the last one of a subsystem stores them."""
+        system = str(row["chemical_system"])
+        relaxed = self._relaxed[system]
+        relaxed[row["sample_id"]] = _reference_row(row, self._calculator)
+        if len(relaxed) < len(self._expected[system]):
+            return
+        rows = [relaxed[identity] for identity in self._expected[system]]
+        self._store.write_table(
+            _table_name(system), pa.Table.from_pylist(rows, schema=REFERENCE_SCHEMA)
+        )
+        del self._relaxed[system]
+        self._to_do.remove(system)
+        self._finished.append(system)
+        self._publish_file()
+
+    def rows(self, chemical_system: str) -> list[Row]:
+        """Return the finished phases with an energy in a chemical system and its subsystems."""
+        elements = set(chemical_system.split("-"))
+        known = (
+            self._file_rows() if self._file else self._stored_rows(subsystems([chemical_system]))
+        )
+        return [
+            row
+            for row in known
+            if row["energy_per_atom"] is not None
+            and set(row["chemical_system"].split("-")) <= elements
+        ]
+
+    def _stored_rows(self, systems: Iterable[str]) -> list[Row]:
+        finished = set(self._finished)
+        rows: list[Row] = []
+        for system in systems:
+            table = self._store.read_table(_table_name(system)) if system in finished else None
+            if table is not None:
+                rows.extend(table.cast(REFERENCE_SCHEMA).to_pylist())
+        return rows
+
+    def _file_rows(self) -> list[Row]:
+        """Return the phases of the user's file, with energies on the potential's scale."""
+        elements = self._stored_rows(self._systems)
+        lowest: dict[str, float] = {}
+        for row in elements:
+            energy = row["energy_per_atom"]
+            if energy is not None:
+                symbol = row["chemical_system"]
+                lowest[symbol] = min(energy, lowest.get(symbol, energy))
+        rows = [phase.row(lowest, self.source) for phase in self._file_phases]
+        given = {row["chemical_system"] for row in rows}
+        return rows + [row for row in elements if row["chemical_system"] not in given]
+
+    def _publish_file(self) -> None:
+        """Store the phases of the user's file, once their energies are known."""
+        if self._file and not self._to_do and not self._store.files.exists(_FILE_TABLE):
+            table = pa.Table.from_pylist(self._file_rows(), schema=REFERENCE_SCHEMA)
+            self._store.write_table(_FILE_TABLE, table)
+
+
+def subsystems(systems: Iterable[str]) -> list[str]:
+    """Return the chemical systems within others, the smallest first, up to `LARGEST_SUBSYSTEM`."""
+    found = {
+        "-".join(elements)
+        for system in systems
+        for size in range(1, LARGEST_SUBSYSTEM + 1)
+        for elements in combinations(sorted(system.split("-")), size)
+    }
+    return sorted(found, key=lambda system: (system.count("-"), system))
+
+
+def elements_of(systems: Iterable[str]) -> tuple[str, ...]:
+    """Return the elements of chemical systems, alphabetically."""
+    return tuple(sorted({element for system in systems for element in system.split("-")}))
+
+
+def reference_rows(chemical_system: str) -> list[Row]:
+    """Return what to relax for a chemical system itself, without its subsystems."""
+    name = chemical_system_name(chemical_system, "chemical_system")
+    rows = []
+    for designation, structure in phases(name):
+        columns = structure_columns(structure)
+        identity = f"{columns['chemical_formula_reduced']} {designation}"
+        rows.append({"sample_id": identity, "chemical_system": name, "status": "kept", **columns})
+    return rows
+
+
+def _reference_row(row: Mapping[str, Any], calculator: str) -> Row:
+    """Turn a relaxed row of `reference_rows` into a row of `REFERENCE_SCHEMA`."""
+    return {
+        "reference_id": row["sample_id"],
+        "chemical_system": row["chemical_system"],
+        "formula": row["chemical_formula_reduced"],
+        "energy_per_atom": row.get("energy_per_atom"),
+        "source": PROTOTYPES,
+        "calculator": calculator,
+        "converged": row.get("converged"),
+        "n_steps": row.get("n_steps"),
+        "error": row.get("error"),
+        **{name: row[name] for name in STRUCTURE_COLUMNS},
+    }
+
+
+def _table_name(chemical_system: str) -> str:
+    return f"{DIRECTORY}/{chemical_system}.parquet"
+
+
+def _file_of(setting: str) -> Path | None:
+    return None if setting in ("auto", PROTOTYPES) else Path(setting)

@@ -1,0 +1,226 @@
+"""One run of a campaign, in order: sample, filter, relax, remove duplicates, rank, report."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from screening.cluster import Cluster
+from screening.errors import RunError, ScreeningError
+from screening.export import best, cif_text, file_stem
+from screening.grid import grid_size
+from screening.plan import RELAXATION_S, SAMPLING_S
+from screening.progress import HEARTBEAT, Progress, StageProgress
+from screening.ranking import RANKING, rank
+from screening.references import References
+from screening.report import report_campaign
+from screening.schema import STATUSES, structure_from_row
+from screening.sweep import REFERENCES, RELAXATION, RELAXERS, SAMPLERS, SAMPLING, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from screening.campaign import Campaign
+    from screening.progress import View
+    from screening.store import Store
+
+Row = dict[str, Any]
+
+SUMMARY = "summary.json"
+RUNS = "_runs.json"
+"""The last heartbeats of the runs before this one."""
+CIF_DIRECTORY = "cif"
+RANKING_S = 10.0
+"""Expected seconds to rank a chemical system, workers' start included, s."""
+BEST = 10
+"""Candidates whose crystals are written as files."""
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """What a campaign came to."""
+
+    uri: str
+    """Where the results lie."""
+    best: list[Row]
+    """The best distinct candidates, the lowest above the hull first."""
+    summary: dict[str, Any]
+    """Counts, and seconds per stage."""
+
+
+class Run:
+    """One run of a campaign in its directory.
+
+    Args:
+        store: Where the results lie, already claimed for the campaign.
+        campaign: What to do.
+        parts: Fingerprints of the model, the sampler, the potential and the references.
+        view: Where progress is shown.
+    """
+
+    def __init__(self, store: Store, campaign: Campaign, parts: dict[str, str], view: View) -> None:
+        self.store = store
+        self.campaign = campaign
+        self.parts = parts
+        self.references = References(campaign, store)
+        self.rows: list[Row] = []
+        self.ranking_s: dict[str, float] = {}
+        self.machine: dict[str, int] = {}
+        self.earlier_runs: list[dict[str, Any]] = []
+        self.progress = self._open_progress(view)
+
+    def carry_out(
+        self, address: str | None, num_samplers: int | None, num_cpus: int | None
+    ) -> CampaignResult:
+        """Do what is left, in order, and leave a directory that can be resumed whatever happens."""
+        self.store.sweep_temporaries()
+        self._remember_earlier_run()
+        with self.progress, _terminated_like_interrupted():
+            try:
+                self.progress.do("starting Ray")
+                with Cluster(address, num_cpus) as cluster, self._said_when_stopping():
+                    self._sample_and_relax(cluster, num_samplers)
+                    self._rank(cluster)
+                result = self._publish()
+                self.progress.finish("finished")
+            except KeyboardInterrupt:
+                self._end("interrupted")
+                raise RunError(self._how_to_go_on()) from None
+            except BaseException:
+                self._end("failed")
+                raise
+        return result
+
+    def _sample_and_relax(self, cluster: Cluster, num_samplers: int | None) -> None:
+        generator = f"{self.parts['model']}/{self.parts['sampler']}"
+        sweep = Sweep(self.campaign, self.store, self.references, generator, self.progress)
+        sweep.run(cluster, num_samplers)
+
+    def _rank(self, cluster: Cluster) -> None:
+        """Compare candidates with each other and with the reference phases, system by system."""
+        systems: dict[str, list[Row]] = defaultdict(list)
+        for row in self.store.read_relaxed().to_pylist():
+            systems[row["chemical_system"]].append(row)
+        self.progress.stages[RANKING].total = len(systems)
+        self.progress.do("removing duplicates and placing candidates on the hull")
+        self.rows, self.ranking_s = rank(cluster, systems, self.references, self.progress)
+        self.machine = {"cpus": cluster.cpus, "gpus": cluster.gpus}
+
+    def _publish(self) -> CampaignResult:
+        self.progress.do("writing the table, the crystals and the report")
+        began = time.perf_counter()
+        self.store.write_candidates(self.rows)
+        top = [dict(row) for row in best(self.rows)[:BEST]]
+        self._write_crystals(top)
+        report_campaign(self.store)
+        summary = self._summary(time.perf_counter() - began)
+        self.store.write_json(SUMMARY, summary)
+        return CampaignResult(self.store.uri, top, summary)
+
+    def _write_crystals(self, top: list[Row]) -> None:
+        """Write the best as CIF files, in place of those of an earlier run."""
+        names = [f"{file_stem(place, row)}.cif" for place, row in enumerate(top, start=1)]
+        for name in self.store.files.names(CIF_DIRECTORY):
+            if name not in names:
+                self.store.files.remove(f"{CIF_DIRECTORY}/{name}")
+        for name, row in zip(names, top, strict=True):
+            text = row["cif"] or cif_text(structure_from_row(row))
+            self.store.write_text(f"{CIF_DIRECTORY}/{name}", text)
+
+    def _summary(self, publishing_s: float) -> dict[str, Any]:
+        """Count what came of every unit and sample, and add up the seconds of each stage."""
+        marks = self.store.finished_units().values()
+        this_run = self.progress.snapshot()
+        return {
+            "campaign": self.campaign.name,
+            "fingerprints": self.store.fingerprints,
+            "units": dict(Counter(mark["state"] for mark in marks)),
+            "samples": {status: sum(mark[status] for mark in marks) for status in STATUSES},
+            "candidates": dict(Counter(row["status"] for row in self.rows)),
+            "distinct": sum(row["is_representative"] is True for row in self.rows),
+            "converged": sum(row["converged"] is True for row in self.rows),
+            "this_run": {
+                **self.machine,
+                "wall_s": this_run["elapsed_s"],
+                "stages": this_run["stages"],
+                "ranking_s": self.ranking_s,
+                "publishing_s": round(publishing_s, 3),
+            },
+            "all_runs": _totals([*self.earlier_runs, this_run]),
+        }
+
+    def _open_progress(self, view: View) -> Progress:
+        n_samples = grid_size(self.campaign).n_samples
+        stages = [
+            StageProgress(SAMPLING, "samples", SAMPLERS, SAMPLING_S, n_samples),
+            StageProgress(
+                RELAXATION, "structures", RELAXERS, RELAXATION_S, n_samples, total_is_final=False
+            ),
+            StageProgress(REFERENCES, "phases", RELAXERS, RELAXATION_S),
+            StageProgress(RANKING, "systems", RANKING, RANKING_S),
+        ]
+        beat = partial(self.store.write_json, HEARTBEAT)
+        return Progress(stages, view, beat)
+
+    def _remember_earlier_run(self) -> None:
+        """Keep the times of the run before this one, which may have been killed."""
+        last = self.store.read_json(HEARTBEAT)
+        self.earlier_runs = self.store.read_json(RUNS) or []
+        if last is not None:
+            self.earlier_runs.append(last)
+            self.store.write_json(RUNS, self.earlier_runs)
+
+    @contextlib.contextmanager
+    def _said_when_stopping(self) -> Iterator[None]:
+        """Show at once that Ctrl-C was heard: Ray takes some seconds to end."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            with contextlib.suppress(ScreeningError):
+                self.progress.do("stopping")
+            raise
+
+    def _end(self, state: str) -> None:
+        # The disk may be what failed; the first error is the one to report.
+        with contextlib.suppress(ScreeningError):
+            self.progress.finish(state)
+
+    def _how_to_go_on(self) -> str:
+        n_units = grid_size(self.campaign).n_units
+        done = len(self.store.finished_units())
+        return (
+            f"stopped with {done} of {n_units} units finished; "
+            f"`screening resume {self.store.uri}` goes on from there"
+        )
+
+
+def _totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the seconds of all runs in a directory, those that were killed included."""
+    busy_s: dict[str, float] = defaultdict(float)
+    for run in runs:
+        for name, stage in run["stages"].items():
+            busy_s[name] += stage["busy_s"]
+    return {
+        "runs": len(runs),
+        "wall_s": round(sum(run["elapsed_s"] for run in runs), 3),
+        "busy_s": {name: round(seconds, 3) for name, seconds in busy_s.items()},
+    }
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM, as a scheduler sends it, end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

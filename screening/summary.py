@@ -1,0 +1,56 @@
+"""What a run says at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from screening.chemistry import space_group_symbol
+from screening.export import best
+from screening.store import CANDIDATES
+
+if TYPE_CHECKING:
+    from screening.export import Row
+    from screening.store import Store
+
+_PRODUCTS = (("table", CANDIDATES), ("crystals", "cif"), ("report", "report.html"))
+_HEADER = ("", "formula", "space group", "e_above_hull", "sample", "")
+
+
+def summary_text(store: Store, top: int) -> str:
+    """Return the best candidates as a table, and where the results lie.
+
+    Args:
+        store: a campaign's results.
+        top: how many candidates, at the most.
+    """
+    ranked = best(store.candidates().to_pylist())
+    lines = _aligned([_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked[:top], 1))])
+    if not ranked:
+        lines = ["no candidate has a place against the hull: the report says what became of them"]
+    failed = sum(mark["state"] == "failed" for mark in store.finished_units().values())
+    if failed:
+        lines.append(
+            f"{failed} unit{'s' * (failed > 1)} failed; `screening resume {store.uri} --retry-failed` tries them again"
+        )
+    present = set(store.files.names(""))
+    lines += [
+        f"{name:10}{store.uri.rstrip('/')}/{path}" for name, path in _PRODUCTS if path in present
+    ]
+    return "\n".join(lines)
+
+
+def _cells(rank: int, row: Row) -> tuple[str, ...]:
+    number = row["space_group_it_number"]
+    group = f"{number} {space_group_symbol(number)}" if number else "none found"
+    known = {True: "novel", False: f"known: {row['matched_reference_id']}", None: ""}
+    energy = f"{row['e_above_hull']:+.3f} eV/atom"
+    formula = row["chemical_formula_reduced"]
+    return (str(rank), formula, group, energy, row["sample_id"], known[row["is_novel"]])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,300 @@
+"""The long part of a campaign, as a stream: units are sampled, filtered and relaxed.
+
+A unit is stored as soon as its last crystal is relaxed, so that little is lost whenever a run ends.
+Reference phases are relaxed by the same workers, whenever these have nothing more urgent to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.checkpoint import checkpoint_path
+from screening.graphs import prepare_unit
+from screening.grid import units
+from screening.relaxation import RelaxationStage
+from screening.sampling import SamplingStage
+from screening.screens import FilterStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from screening.campaign import Campaign
+    from screening.cluster import Cluster
+    from screening.grid import Unit
+    from screening.pool import Outcome, Pool
+    from screening.progress import Progress
+    from screening.references import References
+    from screening.store import Store
+
+Row = dict[str, Any]
+
+GRAPHS = "graphs"
+SAMPLING = "sampling"
+RELAXATION = "relaxation"
+REFERENCES = "references"
+SAMPLERS = "sampling"
+RELAXERS = "relaxation"
+
+# One sampler keeps many relaxers in work: on two cores a sample takes 0.3 s, and its relaxation
+# ten times that. All of them reserve fractions, so that a sampler shares the cores with as many
+# relaxers as there are cores; what it leaves, they use, and when it is done they have it all.
+CPUS_PER_SAMPLER = 8
+RELAXER_CPUS = 0.5
+SAMPLER_CPUS = 0.4
+_WAITING_PER_RELAXER = 48
+"""Crystals that wait for a relaxer, before sampling pauses."""
+_POLL_S = 0.5
+_URGENT, _LATER = 0, 1
+_REFERENCE = "reference "
+_ACTIVITY = "sampling and relaxing"
+
+
+@dataclass(frozen=True)
+class SampleAndFilter:
+    """What a sampler does: draw the crystals of a unit, then filter them."""
+
+    sampling: SamplingStage
+    filters: FilterStage
+
+    def setup(self) -> None:
+        """Load the weights."""
+        self.sampling.setup()
+        self.filters.setup()
+
+    def __call__(self, prepared: Any) -> list[Row]:
+        """Return one row per sample: kept, filtered or failed."""
+        return self.filters(self.sampling(prepared))
+
+
+@dataclass
+class _OpenUnit:
+    """A unit under way."""
+
+    unit: Unit
+    attempts: int
+    samples: list[Row]
+    seconds: dict[str, float]
+    candidates: list[Row] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        n_kept = sum(row["status"] == "kept" for row in self.samples)
+        return bool(len(self.candidates) == n_kept)
+
+
+class Sweep:
+    """The stream of a campaign's units through the workers of a cluster.
+
+    Args:
+        campaign: What to do.
+        store: Where finished units go; those that it holds already are left alone.
+        references: The reference phases that are still to be relaxed.
+        generator: The column `generator` of samples that a worker could not even begin.
+        progress: Counts what is done.
+    """
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        store: Store,
+        references: References,
+        generator: str,
+        progress: Progress,
+    ) -> None:
+        self._campaign = campaign
+        self._store = store
+        self._references = references
+        self._generator = generator
+        self._progress = progress
+        finished = store.finished_units()
+        self._todo: Iterator[Unit] = (u for u in units(campaign) if u.unit_id not in finished)
+        self._kept = sum(mark["kept"] for mark in finished.values())
+        self._all_queued = False
+        self._waiting: dict[str, Unit] = {}
+        self._open: dict[str, _OpenUnit] = {}
+        self._unit_of: dict[str, str] = {}
+        self._phases: Iterator[Row] = references.missing()
+        self._relaxing_phases: dict[str, Row] = {}
+        self._count_what_is_done(sum(mark["samples"] for mark in finished.values()))
+
+    def _count_what_is_done(self, n_samples: int) -> None:
+        self._progress.skip(SAMPLING, n_samples)
+        self._progress.skip(RELAXATION, self._kept)
+        self._progress.stages[REFERENCES].total = self._references.total
+        self._progress.skip(REFERENCES, self._references.done)
+        self._foresee_relaxations(0)
+
+    def run(self, cluster: Cluster, num_samplers: int | None = None) -> None:
+        """Do all units and reference phases that are not done yet."""
+        if not self._has_work():
+            return
+        self._progress.do("loading the model and the potential")
+        samplers, relaxers = self._start(cluster, num_samplers)
+        while self._feed(samplers, relaxers):
+            if self._progress.activity != _ACTIVITY and samplers.ready and relaxers.ready:
+                self._progress.do(_ACTIVITY)
+            for outcome in cluster.completed(_POLL_S):
+                if outcome.pool == SAMPLERS:
+                    self._take_samples(outcome, relaxers)
+                elif outcome.key.startswith(_REFERENCE):
+                    self._take_reference(outcome)
+                else:
+                    self._take_candidate(outcome)
+            if self._all_queued and not samplers.pending:
+                cluster.close(samplers)  # the memory and the cores it held are the relaxers'
+            self._progress.tick()
+        cluster.close(samplers)
+        cluster.close(relaxers)
+
+    def _has_work(self) -> bool:
+        unit, phase = next(self._todo, None), next(self._phases, None)
+        self._todo = chain([unit], self._todo) if unit else iter(())
+        self._phases = chain([phase], self._phases) if phase else iter(())
+        return unit is not None or phase is not None
+
+    def _start(self, cluster: Cluster, num_samplers: int | None) -> tuple[Pool, Pool]:
+        settings = self._campaign
+        n_samplers = num_samplers or cluster.gpus or max(1, cluster.cpus // CPUS_PER_SAMPLER)
+        samplers_per_gpu = ceil(n_samplers / cluster.gpus) if cluster.gpus else 0
+        sampling = SamplingStage(
+            _anywhere(settings.generator.checkpoint), settings.generator.sampler
+        )
+        filters = FilterStage(settings.filters.min_distance, settings.filters.max_atoms)
+        relaxation = RelaxationStage(
+            settings.relaxation.calculator, settings.relaxation.fmax, settings.relaxation.max_steps
+        )
+        relaxers = cluster.pool(
+            RELAXERS, relaxation, size=cluster.cpus, num_cpus=RELAXER_CPUS, ahead=1
+        )
+        samplers = cluster.pool(
+            SAMPLERS,
+            SampleAndFilter(sampling, filters),
+            size=n_samplers,
+            num_cpus=min(SAMPLER_CPUS, SAMPLER_CPUS * cluster.cpus / n_samplers),
+            num_gpus=1 / samplers_per_gpu if samplers_per_gpu else 0,
+            prepare=prepare_unit,
+        )
+        for stage in self._progress.stages.values():
+            stage.workers = n_samplers if stage.pool == SAMPLERS else relaxers.size
+        return samplers, relaxers
+
+    def _feed(self, samplers: Pool, relaxers: Pool) -> bool:
+        """Queue as much as the workers can take soon; say whether anything is under way."""
+        while (
+            samplers.pending < samplers.capacity
+            and relaxers.pending < _WAITING_PER_RELAXER * relaxers.size
+            and not self._all_queued
+        ):
+            unit = next(self._todo, None)
+            if unit is None:
+                self._all_queued = True
+                break
+            self._waiting[unit.unit_id] = unit
+            samplers.submit(unit.unit_id, unit)
+            self._progress.begin(SAMPLING)
+        while (
+            relaxers.pending < 2 * relaxers.capacity
+            and (phase := next(self._phases, None)) is not None
+        ):
+            key = _REFERENCE + phase["sample_id"]
+            self._relaxing_phases[key] = phase
+            relaxers.submit(key, phase, priority=_LATER)
+            self._progress.begin(REFERENCES)
+        return bool(samplers.pending or relaxers.pending)
+
+    def _take_samples(self, outcome: Outcome, relaxers: Pool) -> None:
+        unit = self._waiting.pop(outcome.key)
+        if outcome.error is not None:
+            self._fail(unit, outcome)
+            return
+        seconds = {GRAPHS: outcome.prepare_s, SAMPLING: outcome.busy_s, RELAXATION: 0.0}
+        opened = _OpenUnit(unit, outcome.attempts, outcome.value, seconds)
+        self._open[unit.unit_id] = opened
+        kept = [row for row in opened.samples if row["status"] == "kept"]
+        for row in kept:
+            self._unit_of[row["sample_id"]] = unit.unit_id
+            relaxers.submit(row["sample_id"], row, priority=_URGENT)
+            self._progress.begin(RELAXATION)
+        failed = sum(row["status"] == "failed" for row in opened.samples)
+        self._progress.advance(SAMPLING, unit.count, failed, outcome.busy_s)
+        self._foresee_relaxations(len(kept))
+        self._store_if_complete(opened)
+
+    def _fail(self, unit: Unit, outcome: Outcome) -> None:
+        """Record a unit that could not be sampled: every sample of it, with the error."""
+        self._progress.say(f"unit {unit.unit_id} failed: {outcome.error}")
+        rows = [_failed_sample(unit, i, self._generator, outcome.error) for i in range(unit.count)]
+        self._store.write_unit(
+            unit, rows, [], state="failed", attempts=outcome.attempts, error=outcome.error
+        )
+        self._progress.advance(SAMPLING, unit.count, failed=unit.count)
+        self._foresee_relaxations(0)
+
+    def _foresee_relaxations(self, kept: int) -> None:
+        """Estimate how many samples of the units to come will be relaxed."""
+        sampling, relaxation = (self._progress.stages[name] for name in (SAMPLING, RELAXATION))
+        self._kept += kept
+        to_come = sampling.total - sampling.done
+        ratio = (self._kept + 1) / (sampling.done + 1)
+        relaxation.total = self._kept + round(ratio * to_come)
+        relaxation.total_is_final = to_come == 0
+
+    def _take_candidate(self, outcome: Outcome) -> None:
+        """Keep a relaxed crystal, or the error, with its unit."""
+        opened = self._open[self._unit_of.pop(outcome.key)]
+        candidate: Row = outcome.value
+        if outcome.error is not None:
+            sample = next(row for row in opened.samples if row["sample_id"] == outcome.key)
+            candidate = {**sample, "status": "failed", "error": outcome.error}
+        opened.candidates.append(candidate)
+        opened.seconds[RELAXATION] += outcome.busy_s
+        failed = int(candidate["status"] == "failed")
+        self._progress.advance(RELAXATION, 1, failed, outcome.busy_s)
+        self._store_if_complete(opened)
+
+    def _take_reference(self, outcome: Outcome) -> None:
+        """Keep a relaxed reference phase, or the error."""
+        row = self._relaxing_phases.pop(outcome.key)
+        if outcome.error is None:
+            row = outcome.value
+        else:
+            row = {**row, "status": "failed", "error": outcome.error}
+        self._references.add(row)
+        failed = int(row["status"] == "failed")
+        self._progress.advance(REFERENCES, 1, failed, outcome.busy_s)
+
+    def _store_if_complete(self, opened: _OpenUnit) -> None:
+        if not opened.is_complete:
+            return
+        del self._open[opened.unit.unit_id]
+        self._store.write_unit(
+            opened.unit,
+            opened.samples,
+            sorted(opened.candidates, key=lambda row: str(row["sample_id"])),
+            seconds=opened.seconds,
+            attempts=opened.attempts,
+        )
+
+
+def _anywhere(checkpoint: str) -> str:
+    """Return a checkpoint's name, or its path in a form that does not depend on the directory."""
+    path = checkpoint_path(checkpoint)
+    return str(path.resolve()) if path == Path(checkpoint) else checkpoint
+
+
+def _failed_sample(unit: Unit, position: int, generator: str, error: str | None) -> Row:
+    return {
+        "sample_id": unit.sample_id(position),
+        "unit_id": unit.unit_id,
+        "seed": unit.seed(position),
+        "chemical_system": unit.cell.chemical_system,
+        "space_group_requested": unit.cell.space_group,
+        "site_counts": unit.cell.site_counts_label,
+        "generator": generator,
+        "status": "failed",
+        "error": error,
+    }

@@ -1,0 +1,137 @@
+"""Small stages for the tests of the cluster: real work, and real faults."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ase.calculators.emt import EMT
+
+from screening.errors import UserError
+
+
+@dataclass(frozen=True)
+class Square:
+    """Squares a number, and says which process did it."""
+
+    seconds: float = 0.0
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, number: int) -> tuple[int, int]:
+        """Return the square and the process id."""
+        time.sleep(self.seconds)
+        return number * number, os.getpid()
+
+
+@dataclass(frozen=True)
+class DiesOnce:
+    """Kills its process at the first attempt at each multiple of `every`."""
+
+    directory: str
+    every: int
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, number: int) -> int:
+        """Return the number, at the second attempt."""
+        log = Path(self.directory) / str(number)
+        with log.open("a") as file:
+            file.write("begun\n")
+        if number % self.every == 0 and log.read_text().count("begun") == 1:
+            os._exit(1)
+        return number
+
+
+@dataclass(frozen=True)
+class Poison:
+    """Kills its process whenever it meets one number, and raises at another."""
+
+    kills: int
+    raises: int
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, number: int) -> int:
+        """Return the number, if it lives."""
+        if number == self.kills:
+            os._exit(1)
+        if number == self.raises:
+            raise ValueError(f"{number} is not a crystal\nat all")
+        return number
+
+
+@dataclass(frozen=True)
+class Refuses:
+    """Cannot be set up."""
+
+    how: str
+
+    def setup(self) -> None:
+        """Fail in the way that was asked for."""
+        if self.how == "exits":
+            os._exit(1)
+        if self.how == "user":
+            raise UserError("calculator 'none' is not known")
+        raise OSError("no weights here")
+
+    def __call__(self, number: int) -> int:
+        """Return the number."""
+        return number
+
+
+@dataclass(frozen=True)
+class DiesOnceLoading:
+    """Kills its process the first time it is set up."""
+
+    directory: str
+
+    def setup(self) -> None:
+        """Leave a mark and die, unless the mark is there."""
+        mark = Path(self.directory) / "mark"
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
+
+    def __call__(self, number: int) -> int:
+        """Return the number."""
+        return number
+
+
+@dataclass(frozen=True)
+class ReportsEnvironment:
+    """Says what a worker finds around it: a variable, or its priority."""
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, name: str) -> str | None:
+        """Return a variable of the environment, or the process's niceness."""
+        return str(os.nice(0)) if name == "niceness" else os.environ.get(name)
+
+
+class Crashing(EMT):
+    """A potential that takes its process with it, as a fault in compiled code does."""
+
+    def calculate(self, *_: object, **__: object) -> None:
+        """Die."""
+        os._exit(1)
+
+
+def double(number: int) -> int:
+    """Prepare a piece of work: as a graph task does."""
+    return 2 * number
+
+
+def fragile_double(number: int) -> int:
+    """Prepare a piece of work, but die at 3 and raise at 4."""
+    if number == 3:
+        os._exit(1)
+    if number == 4:
+        raise ValueError("4 has no graph")
+    return 2 * number

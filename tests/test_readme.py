@@ -1,0 +1,73 @@
+"""The README's examples work as they stand, and its tables say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from screening.campaign import Campaign
+from screening.schema import CANDIDATE_SCHEMA, structure_columns
+from screening.store import Store
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    """The first example in a language."""
+    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_campaign_of_the_readme_is_valid() -> None:
+    campaign = Campaign.from_text(block("yaml"), "README.md")
+    assert campaign.chemical_systems == ("Cu-K-Si",)
+    assert campaign.space_groups == (62, 194)
+    assert campaign.output == "results/cu-k-si"
+
+
+def test_python_example_rebuilds_the_best_crystal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Structure.from_spacegroup(
+        "F-43m", Lattice.cubic(5.9), ["K", "Cu", "Si"], [[0] * 3, [0.25] * 3, [0.5] * 3]
+    )
+    row = {
+        "sample_id": "Cu-K-Si_216_Cu1-K1-Si1_000-000",
+        "status": "kept",
+        "chemical_system": "Cu-K-Si",
+        "is_representative": True,
+        "converged": True,
+        "e_above_hull": 0.1,
+        **structure_columns(expected),
+    }
+    worse = {**row, "sample_id": "Cu-K-Si_216_Cu1-K1-Si1_000-001", "e_above_hull": 0.2}
+    failed = {"sample_id": "Cu-K-Si_216_Cu1-K1-Si1_000-002", "status": "failed", "error": "blew up"}
+    campaign = Campaign.from_text(block("yaml"), "README.md")
+    monkeypatch.chdir(tmp_path)
+    store = Store(campaign.output)
+    store.initialise(campaign.resolved(), "0123456789abcdef")
+    store.write_candidates([worse, row, failed])
+
+    names: dict[str, object] = {}
+    exec(compile(block("python"), "README.md", "exec"), names)  # noqa: S102 - our own example
+    assert names["structure"] == expected
+
+
+@pytest.mark.parametrize("column", re.findall(r"`([a-z_]+)`[,|)]? ", README))
+def test_columns_that_the_readme_names_exist(column: str) -> None:
+    if column not in {"screening", "resume"}:
+        assert column in CANDIDATE_SCHEMA.names
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    scripts = re.findall(r"scripts/\w+\.sh", README)
+    assert len(links) == 2
+    assert len(scripts) == 2
+    for name in (*links, *scripts):
+        assert (ROOT / name).is_file()
