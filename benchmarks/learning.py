@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -43,10 +44,24 @@ def main() -> None:
         names += ("length_sigma", "length_loss", "length_loss_of_zero")
         table.add_row(*(f"{row[name]:.3f}" for name in names))
     Console().print(table)
-    data = ", ".join(f"{part['file']} ({part['crystals']} crystals)" for part in record["data"])
-    print(
-        f"trained on {data}: {record['steps']} steps, {record['epochs']:.1f} epochs, "
-        f"{record['hours']:.2f} h on {record['hardware']}, torch {record['torch']}"
+    before = record.get("started_from")
+    print(f"trained on {_data(record)}: {_effort(record)}, torch {record['torch']}")
+    while before:
+        print(f"went on from {before['fingerprint']}, on {_data(before)}: {_effort(before)}")
+        before = before.get("started_from")
+
+
+def _data(record: dict[str, Any]) -> str:
+    # Records of the first checkpoints repeat the number of crystals with each file.
+    files = [part["file"] if isinstance(part, dict) else part for part in record["data"]]
+    n_crystals = record["crystals"] if "crystals" in record else record["data"][0]["crystals"]
+    return f"{', '.join(files)} ({n_crystals} crystals)"
+
+
+def _effort(record: dict[str, Any]) -> str:
+    return (
+        f"{record['steps']} steps, {record['epochs']:.1f} epochs, {record['hours']:.2f} h "
+        f"on {record['hardware']}"
     )
 
 

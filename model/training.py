@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.checkpoint import save_checkpoint, write_beside
+from model.checkpoint import ScoreModel, load_checkpoint, save_checkpoint, write_beside
 from model.dataset import DataError, read_crystals
 from model.lattice import free_mask, l3_from_lengths, untie
 from model.length_prior import fit_length_prior
@@ -215,12 +215,19 @@ def validate(network: ScoreNetwork, crystals: Crystals, seed: int = 1) -> list[d
 class Trainer:
     """Weights, their average, the optimiser, and how far the run has come."""
 
-    def __init__(self, config: TrainingConfig, device: torch.device | str) -> None:
-        """Make an untrained network."""
+    def __init__(
+        self,
+        config: TrainingConfig,
+        device: torch.device | str,
+        start: ScoreNetwork | None = None,
+    ) -> None:
+        """Make an untrained network, or take the weights of one that has learned before."""
         torch.manual_seed(config.seed)
         self.config = config
         self.device = torch.device(device)
         self.network = ScoreNetwork(config.network, config.schedule).to(self.device)
+        if start is not None:
+            self.network.load_state_dict(start.state_dict())
         self.average = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate)
         self.step = 0
@@ -325,6 +332,7 @@ def train(
     config: TrainingConfig,
     *,
     validation: Sequence[Path] = (),
+    start_from: str | None = None,
     device: str = "auto",
     cache: Path | None = None,
     report: Callable[[str], None] = _LOG.info,
@@ -339,6 +347,8 @@ def train(
         config: sizes and durations.
         validation: files for the loss against noise level; without them a twentieth of the data
             is held back.
+        start_from: a checkpoint's name or path; training goes on from its weights, with its
+            network and noise schedule in place of those of ``config``.
         device: ``cpu``, ``cuda`` or ``auto``.
         cache: folder for the converted data.
         report: gets a line every now and then.
@@ -348,11 +358,16 @@ def train(
 
     Raises:
         DataError: if the data or a previous state cannot be used.
+        CheckpointError: if ``start_from`` is not a checkpoint.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    start = load_checkpoint(start_from) if start_from is not None else None
+    if start is not None:
+        network = start.network
+        config = replace(config, network=network.config, schedule=network.schedule)
     crystals, held_back = _split(data, validation, config, cache)
-    trainer = Trainer(config, device)
+    trainer = Trainer(config, device, start.network if start is not None else None)
     state = out.with_name(out.name + ".state")
     if state.exists():
         trainer.load_state(state)
@@ -362,7 +377,9 @@ def train(
     _loop(trainer, crystals, steps_in_all, state, report)
     losses = validate(trainer.average, held_back)
     record = {
-        "data": [{"file": path.name, "crystals": len(crystals)} for path in data],
+        "data": [path.name for path in data],
+        "crystals": len(crystals),
+        "started_from": _lineage(start),
         "validation_crystals": len(held_back),
         "epochs": trainer.step * config.batch_size / len(crystals),
         "steps": trainer.step,
@@ -425,6 +442,15 @@ def _loop(
             )
             saved, recent = now, []
     trainer.save_state(state)
+
+
+def _lineage(start: ScoreModel | None) -> dict[str, Any] | None:
+    """Say what a run went on from, and what that had cost, back to random weights."""
+    if start is None:
+        return None
+    kept = ("data", "crystals", "started_from", "epochs", "steps", "hours", "hardware")
+    record = {key: start.training_record[key] for key in kept if key in start.training_record}
+    return {"fingerprint": start.fingerprint, **record}
 
 
 def _hardware(device: torch.device) -> str:

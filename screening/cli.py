@@ -237,6 +237,10 @@ def train(
     config: Annotated[
         Path | None, typer.Option(metavar="F", help="YAML file of training settings.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="A checkpoint's name or path, to go on from its weights."),
+    ] = None,
 ) -> None:
     """Train a score model, on a GPU when there is one; the same command goes on after a stop.
 
@@ -244,7 +248,7 @@ def train(
     """
     from screening.direct import train_model
 
-    train_model([*data, *(more or [])], out, config, report=_say)
+    train_model([*data, *(more or [])], out, config, start_from, report=_say)
     print(out)
 
 

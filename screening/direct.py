@@ -102,9 +102,13 @@ def draw_samples(
 
 
 def train_model(
-    data: Sequence[Path], out: Path, config: Path | None, report: Callable[[str], None]
+    data: Sequence[Path],
+    out: Path,
+    config: Path | None,
+    start_from: str | None,
+    report: Callable[[str], None],
 ) -> None:
-    """Train a score model.
+    """Train a score model, from random weights or from those of a checkpoint.
 
     Raises:
         UserError: if a file is missing or a setting is not allowed.
@@ -120,11 +124,17 @@ def train_model(
         raise UserError(
             f"--out is {shown(str(out), 200)}; allowed: a file name that ends in .safetensors"
         )
+    values = read_settings(config) if config else {}
+    if start_from is not None and (fixed := {"network", "schedule"} & set(values)):
+        raise UserError(
+            f"{config}: {min(fixed)} is given; with --start-from it is that of the checkpoint, so "
+            f"leave it out"
+        )
     try:
-        settings = TrainingConfig.from_dict(read_settings(config) if config else {})
+        settings = TrainingConfig.from_dict(values)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{config}: {error}") from None
     try:
-        train(data, out, settings, report=report)
+        train(data, out, settings, start_from=start_from, report=report)
     except DataError as error:
         raise UserError(str(error)) from None

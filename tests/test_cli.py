@@ -316,12 +316,24 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
             ["train", "--data", "good.yaml", "--out", "o.safetensors", "--config", "good.yaml"],
             "unknown key 'chemical_systems'",
         ),
+        (
+            ["train", "--data", "good.yaml", "--out", "o.safetensors", "--start-from", "none"],
+            "checkpoint must be one of default",
+        ),
+        (
+            [
+                *("train", "--data", "good.yaml", "--out", "o.safetensors"),
+                *("--start-from", "default", "--config", "network.yaml"),
+            ],
+            "network.yaml: network is given; with --start-from it is that of the checkpoint",
+        ),
     ],
 )
 def test_command_that_is_asked_for_wrongly(
     in_directory: Path, arguments: list[str], words: str, call: Callable[..., tuple[int, str, str]]
 ) -> None:
     results(in_directory / "r")
+    (in_directory / "network.yaml").write_text("network: {hidden: 8}\n")
     check_refusal(call(*arguments), words)
 
 

@@ -110,6 +110,21 @@ def test_training_learns_and_resumes(cif_folder: Path, tmp_path: Path) -> None:
     assert first.training_record["hours"] > 0
 
 
+def test_training_goes_on_from_a_checkpoint(cif_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    train([cif_folder], first, SMALL, device="cpu")
+    # Sizes come from the checkpoint. There is time for one small step from the weights.
+    no_time = TrainingConfig(minutes=1e-9, batch_size=4)
+    train([cif_folder], second, no_time, start_from=str(first), device="cpu")
+    before, after = load_checkpoint(str(first)), load_checkpoint(str(second))
+    assert after.config == SMALL.network
+    for name, weights in before.network.state_dict().items():
+        assert torch.allclose(weights, after.network.state_dict()[name], atol=1e-4)
+    lineage = after.training_record["started_from"]
+    assert lineage["fingerprint"] == before.fingerprint
+    assert lineage["steps"] == before.training_record["steps"]
+
+
 def test_a_state_of_another_configuration_is_refused(cif_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     train([cif_folder], out, SMALL, device="cpu")
