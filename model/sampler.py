@@ -140,22 +140,87 @@ def langevin(
         observe: gets the state and the level after each step.
     """
     for level in np.linspace(1.0, 0.0, n_levels).tolist():
-        levels = torch.full_like(state.l3[:, 0], level)
-        sigma_x = schedule.position_sigma(levels)[batch.system, None]
-        sigma_l = schedule.length_sigma(levels)[:, None]
-        epsilon_x, epsilon_l = position_step * sigma_x**2, length_step * sigma_l**2
         for _ in range(n_steps):
-            noise = estimate(batch, state.frac_coords, state.l3, levels)
-            z_x, z_l = stream.normal()
-            state = _moved(
+            state = _langevin_step(
+                estimate,
                 batch,
                 state,
-                -0.5 * epsilon_x * noise.positions / sigma_x + epsilon_x.sqrt() * z_x,
-                -0.5 * epsilon_l * noise.lengths / sigma_l
-                + length_temperature * epsilon_l.sqrt() * z_l,
+                schedule,
+                stream,
+                level,
+                steps=(position_step, length_step),
+                length_temperature=length_temperature,
             )
             if observe:
                 observe(state, level)
+    return _denoised(estimate, batch, state, schedule, 0.0)
+
+
+def predictor_corrector(
+    estimate: Estimate,
+    batch: Batch,
+    state: State,
+    schedule: NoiseSchedule,
+    stream: NoiseStream,
+    *,
+    n_levels: int = 25,
+    n_corrections: int = 3,
+    position_step: float = 1.0,
+    length_step: float = 0.2,
+    length_temperature: float = 0.15,
+    observe: Callable[[State, float], None] | None = None,
+) -> State:
+    """Predictor-corrector sampling (Song et al. 2021, algorithm 2).
+
+    At each noise level a few Langevin steps bring the state closer to that level's distribution;
+    an ancestral step then leads to the next level. The one repairs what the other cannot: a site
+    that was drawn to the wrong special position.
+
+    Args:
+        estimate: gives the noise of a state.
+        batch: the structures.
+        state: where to start.
+        schedule: noise at each level.
+        stream: source of randomness.
+        n_levels: noise levels.
+        n_corrections: Langevin steps at each level.
+        position_step: of a correction, in units of the level's variance.
+        length_step: of a correction, in units of the level's variance.
+        length_temperature: factor on all noise of the lengths.
+        observe: gets the state and the level after each step.
+    """
+    for level, lower in pairwise(np.linspace(1.0, 0.0, n_levels).tolist()):
+        for _ in range(n_corrections):
+            state = _langevin_step(
+                estimate,
+                batch,
+                state,
+                schedule,
+                stream,
+                level,
+                steps=(position_step, length_step),
+                length_temperature=length_temperature,
+            )
+            if observe:
+                observe(state, level)
+        here, below = (torch.full_like(state.l3[:, 0], value) for value in (level, lower))
+        noise = estimate(batch, state.frac_coords, state.l3, here)
+        z_x, z_l = stream.normal()
+        down_x, up_x = _ancestral_step(
+            schedule.position_sigma(here)[batch.system, None],
+            schedule.position_sigma(below)[batch.system, None],
+        )
+        down_l, up_l = _ancestral_step(
+            schedule.length_sigma(here)[:, None], schedule.length_sigma(below)[:, None]
+        )
+        state = _moved(
+            batch,
+            state,
+            -down_x * noise.positions + up_x * z_x,
+            -down_l * noise.lengths + length_temperature * up_l * z_l,
+        )
+        if observe:
+            observe(state, lower)
     return _denoised(estimate, batch, state, schedule, 0.0)
 
 
@@ -185,27 +250,43 @@ def ancestral(
         length_temperature: factor on the noise of the lengths.
         observe: gets the state and the level after each step.
     """
-    ladder = np.linspace(1.0, 0.0, n_steps).tolist()
-    for level, lower in pairwise(ladder):
-        here, below = (torch.full_like(state.l3[:, 0], value) for value in (level, lower))
-        noise = estimate(batch, state.frac_coords, state.l3, here)
-        z_x, z_l = stream.normal()
-        down_x, up_x = _ancestral_step(
-            schedule.position_sigma(here)[batch.system, None],
-            schedule.position_sigma(below)[batch.system, None],
-        )
-        down_l, up_l = _ancestral_step(
-            schedule.length_sigma(here)[:, None], schedule.length_sigma(below)[:, None]
-        )
-        state = _moved(
-            batch,
-            state,
-            -down_x * noise.positions + up_x * z_x,
-            -down_l * noise.lengths + length_temperature * up_l * z_l,
-        )
-        if observe:
-            observe(state, lower)
-    return _denoised(estimate, batch, state, schedule, 0.0)
+    return predictor_corrector(
+        estimate,
+        batch,
+        state,
+        schedule,
+        stream,
+        n_levels=n_steps,
+        n_corrections=0,
+        length_temperature=length_temperature,
+        observe=observe,
+    )
+
+
+def _langevin_step(
+    estimate: Estimate,
+    batch: Batch,
+    state: State,
+    schedule: NoiseSchedule,
+    stream: NoiseStream,
+    level: float,
+    *,
+    steps: tuple[float, float],
+    length_temperature: float,
+) -> State:
+    """Go half a step up the score, and add the noise of a whole one."""
+    levels = torch.full_like(state.l3[:, 0], level)
+    sigma_x = schedule.position_sigma(levels)[batch.system, None]
+    sigma_l = schedule.length_sigma(levels)[:, None]
+    noise = estimate(batch, state.frac_coords, state.l3, levels)
+    z_x, z_l = stream.normal()
+    step_x, step_l = steps
+    return _moved(
+        batch,
+        state,
+        sigma_x * (-0.5 * step_x * noise.positions + step_x**0.5 * z_x),
+        sigma_l * (-0.5 * step_l * noise.lengths + length_temperature * step_l**0.5 * z_l),
+    )
 
 
 def _ancestral_step(sigma: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,21 +317,12 @@ def _denoised(
     )
 
 
-class Sampler(Protocol):
-    """What all samplers have in common."""
-
-    def __call__(
-        self,
-        estimate: Estimate,
-        batch: Batch,
-        state: State,
-        schedule: NoiseSchedule,
-        stream: NoiseStream,
-    ) -> State:
-        """Return the structures at the end of the ladder."""
-
-
-SAMPLERS: dict[str, Sampler] = {"langevin": langevin, "ancestral": ancestral}
+# All take an estimate, a batch, a state, a schedule and a stream, and settings by name.
+SAMPLERS: dict[str, Callable[..., State]] = {
+    "langevin": langevin,
+    "predictor-corrector": predictor_corrector,
+    "ancestral": ancestral,
+}
 DEFAULT_SAMPLER = "ancestral"
 
 
@@ -270,7 +342,11 @@ def sampler_name(name: str) -> str:
 
 @torch.no_grad()
 def sample(
-    model: ScoreModel, batch: Batch, seeds: Sequence[int], sampler: str = "default"
+    model: ScoreModel,
+    batch: Batch,
+    seeds: Sequence[int],
+    sampler: str = "default",
+    **options: float,
 ) -> list[AsymmetricUnit]:
     """Sample one crystal for each structure of a batch.
 
@@ -279,6 +355,7 @@ def sample(
         batch: space groups and elements, on the model's device.
         seeds: one integer per structure; the same seed gives the same crystal.
         sampler: name of a sampler.
+        options: the sampler's settings, such as ``n_levels``, where its own are not wanted.
 
     Returns:
         Crystals whose sites lie exactly on Wyckoff positions. A crystal that diverged has
@@ -287,7 +364,8 @@ def sample(
     schedule = model.network.schedule
     stream = NoiseStream(seeds, batch)
     state = initial_state(batch, model.length_prior, schedule, stream)
-    state = SAMPLERS[sampler_name(sampler)](model.network, batch, state, schedule, stream)
+    run = SAMPLERS[sampler_name(sampler)]
+    state = run(model.network, batch, state, schedule, stream, **options)
     lengths = lengths_from_l3(state.l3.double()).cpu().numpy()
     n_sites = torch.bincount(batch.system, minlength=batch.n_systems).tolist()
     coords = np.split(state.frac_coords.double().cpu().numpy(), np.cumsum(n_sites)[:-1])

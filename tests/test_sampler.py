@@ -24,7 +24,11 @@ PRIOR = LengthPrior(
     {},
     {family: [3.0] * n for family, n in N_FREE.items()},
 )
-QUICK = {"langevin": {"n_levels": 8, "n_steps": 12}, "ancestral": {"n_steps": 60}}
+QUICK = {
+    "langevin": {"n_levels": 8, "n_steps": 12},
+    "predictor-corrector": {"n_levels": 16, "n_corrections": 3},
+    "ancestral": {"n_steps": 60},
+}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -82,6 +86,15 @@ class GaussianScore:
     ("sampler", "options"),
     [
         ("ancestral", {"n_steps": 1000}),
+        (
+            "predictor-corrector",
+            {
+                "n_levels": 200,
+                "n_corrections": 3,
+                "position_step": 0.2,
+                "length_temperature": 1.0,
+            },
+        ),
         (
             "langevin",
             {
