@@ -119,6 +119,19 @@ class Batch:
         """Return lattices (n_systems, 3, 3), rows are vectors in angstrom."""
         return lattice_from_l3(l3, self.directions)
 
+    def part(self, first: int, end: int) -> Batch:
+        """Return the structures from number ``first`` up to, but without, ``end``."""
+        sites = (self.system >= first) & (self.system < end)
+        return Batch(
+            tables=self.tables,
+            space_group=self.space_group[first:end],
+            group=self.group[first:end],
+            ties=self.ties[first:end],
+            directions=self.directions[first:end],
+            system=self.system[sites] - first,
+            atomic_numbers=self.atomic_numbers[sites],
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
         tables = replace(
