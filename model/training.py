@@ -308,7 +308,7 @@ class Trainer:
 _MAY_CHANGE = ("epochs", "minutes", "save_every")
 
 
-def _batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
+def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
     """Yield noisy batches for ever; each depends on the seed and on its step alone."""
     n_batches = max(1, len(crystals) // config.batch_size)
     groups = sorted({int(number) for number in crystals.space_groups})
@@ -422,7 +422,7 @@ def _loop(
 ) -> None:
     last = saved = time.monotonic()
     recent: list[tuple[float, float]] = []
-    for example in _batches(crystals, trainer.config, trainer.step):
+    for example in batches(crystals, trainer.config, trainer.step):
         progress = trainer.progress(steps_in_all)
         if progress >= 1.0:
             break
