@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 HEARTBEAT = "_progress.json"
+RUNS = "_runs.json"
+"""The last heartbeats of the runs before the present one."""
 HEARTBEAT_INTERVAL_S = 5.0
 _MINUTE_S = 60
 _HOUR_S = 3600

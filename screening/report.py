@@ -6,20 +6,32 @@ that is still running or was interrupted.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from screening.errors import UserError
 from screening.export import best
-from screening.figures import Phase, hull_svg
+from screening.figures import Phase, hull_svg, signed, throughput_svg, typeset
+from screening.findings import (
+    NEAR_HULL,
+    failures,
+    findings,
+    funnel,
+    heat_map,
+    space_group_name,
+    throughput,
+)
+from screening.grid import grid_size
+from screening.progress import HEARTBEAT, RUNS, duration
+from screening.report_data import CANDIDATE_COLUMNS, LARGEST_TABLE, TABLE_COLUMNS, page_data
 from screening.store import CANDIDATES
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from screening.grid import GridSize
     from screening.store import Store
 
     Row = Mapping[str, Any]
@@ -38,40 +51,16 @@ DIRECTORY = "references"
 """Where the reference phases lie; named here too, as screening.references takes long to import."""
 FILE_TABLE = "file.parquet"
 """Reference phases that come from a user's file, on the potential's scale of energy."""
-LARGEST_TABLE = 1000
-"""Rows of the ranked table; the rest is in candidates.parquet."""
-MOST_HULLS = 12
+MOST_HULLS = 30
 """Hulls that are drawn, those of the best candidates first."""
-MOST_FAILURES = 20
-"""Different errors that are listed."""
 HEAT_CEILING = 0.5
 """Energy above the hull, in eV per atom, at which the heat map has no colour left."""
+HEAT_STEPS = 10
+"""Strengths of its colour."""
 
-COLUMNS = (
-    "sample_id",
-    "chemical_system",
-    "chemical_formula_reduced",
-    "nsites",
-    "space_group_requested",
-    "space_group_it_number",
-    "site_counts",
-    "status",
-    "error",
-    "energy_per_atom",
-    "formation_energy_per_atom",
-    "e_above_hull",
-    "e_above_hull_self",
-    "hull_source",
-    "converged",
-    "is_representative",
-    "n_duplicates",
-    "matched_reference_id",
-    "is_novel",
-    "smact_valid",
-    "calculator",
-    "generator",
-)
-"""What the report needs of a candidate: structures stay in the table."""
+_REFERENCE_COLUMNS = ("reference_id", "formula", "energy_per_atom", "space_group_it_number")
+_MOST_NAMED = 8
+_SCRIPTS = ("table.js", "viewer.js", "tips.js")
 
 
 @dataclass(frozen=True)
@@ -83,21 +72,19 @@ class CampaignResults:
     fingerprint: str
     """Fingerprint of the campaign with its model, calculator and references."""
     candidates: pa.Table
-    """Rows of ``candidates.parquet``; only :data:`COLUMNS` are used."""
+    """Rows of ``candidates.parquet``."""
     samples: pa.Table
     """The columns ``sample_id``, ``status``, ``reason`` and ``error`` of every sample."""
     references: Sequence[Row] = field(default_factory=tuple)
     """Reference phases: ``formula`` and ``energy_per_atom`` in eV, None where it failed."""
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Best energy above the hull for each space group and each choice of sites."""
-
-    columns: tuple[str, ...]
-    """Numbers of sites, as ``Cu1-K1-Si1`` or, across several chemical systems, ``2-1-1``."""
-    rows: tuple[tuple[str, tuple[Row | None, ...]], ...]
-    """A space group's name and its best candidate in each column, None where there is none."""
+    size: GridSize | None = None
+    """What the campaign was to do."""
+    marks: Sequence[Row] = field(default_factory=tuple)
+    """Marks of the finished units."""
+    runs: Sequence[Row] = field(default_factory=tuple)
+    """The last heartbeats of the runs in the directory, in order."""
+    is_ranked: bool = True
+    """Whether the candidates have been compared with each other and with the hull."""
 
 
 def report_campaign(store: Store, out: Path | None = None) -> str:
@@ -127,119 +114,63 @@ def report_campaign(store: Store, out: Path | None = None) -> str:
 
 def read_results(store: Store) -> CampaignResults:
     """Read what a campaign has left so far."""
-    settings = store.campaign().resolved()
-    finished = store.files.exists(CANDIDATES)
+    campaign = store.campaign()
+    is_ranked = store.files.exists(CANDIDATES)
+    heartbeats = [*(store.read_json(RUNS) or []), store.read_json(HEARTBEAT)]
     return CampaignResults(
-        settings=settings,
+        settings=campaign.resolved(),
         fingerprint=store.fingerprint,
         # Until the end of a campaign there is no hull, but what was relaxed can be counted.
-        candidates=store.candidates() if finished else store.read_relaxed(),
+        candidates=store.candidates() if is_ranked else store.read_relaxed(),
         samples=store.read_samples(),
         references=_references(store),
+        size=grid_size(campaign),
+        marks=list(store.finished_units().values()),
+        runs=[heartbeat for heartbeat in heartbeats if isinstance(heartbeat, dict)],
+        is_ranked=is_ranked,
     )
 
 
 def render_report(results: CampaignResults) -> str:
     """Return the report as the text of one HTML file."""
-    candidates = results.candidates.select(COLUMNS).to_pylist()
+    candidates = results.candidates.select(CANDIDATE_COLUMNS).to_pylist()
     ranked = best(candidates)
     samples = results.samples.select(["sample_id", "status", "reason", "error"]).to_pylist()
-    systems = hull_systems(ranked)
+    systems = list(dict.fromkeys(row["chemical_system"] for row in ranked))
+    data = page_data(ranked, results.candidates)
+    style, scripts = _text("report.css"), [_text(name) for name in _SCRIPTS]
     return _template().render(
+        policy=_policy(style, scripts),
+        style=style,
+        scripts=scripts,
+        data=data,
+        columns=TABLE_COLUMNS,
         name=results.settings["name"],
         fingerprint=results.fingerprint,
         settings=yaml.safe_dump(dict(results.settings), sort_keys=False, allow_unicode=True),
-        funnel=funnel(samples, candidates),
-        ranked=ranked[:LARGEST_TABLE],
-        n_ranked=len(ranked),
-        hulls=[(system, _hull(system, ranked, results.references)) for system in systems],
-        n_systems=len({row["chemical_system"] for row in ranked}),
-        heat_map=heat_map(ranked),
-        failures=failures([*samples, *candidates]),
         sources=_distinct(candidates, ("generator", "calculator", "hull_source")),
+        asked=_asked(results.settings),
+        size=results.size,
+        found=findings(candidates),
+        near_hull=NEAR_HULL,
+        n_units=len(results.marks),
+        is_ranked=results.is_ranked,
+        **_effort(results.runs),
+        n_samples=len(samples),
+        n_relaxed=sum(row["energy_per_atom"] is not None for row in candidates),
+        n_references=sum(row["energy_per_atom"] is not None for row in results.references),
+        n_ranked=len(ranked),
+        largest_table=LARGEST_TABLE,
+        ranked=ranked,
+        elements=sorted({element for system in systems for element in system.split("-")}),
+        groups=sorted({row["space_group_it_number"] for row in ranked} - {None}),
+        hulls=_hulls(systems[:MOST_HULLS], ranked, results.references),
+        n_systems=len(systems),
+        heat_map=heat_map(ranked),
+        funnel=funnel(samples, candidates),
+        throughput=Markup(throughput_svg(throughput(results.marks, _begin(results.runs)))),  # noqa: S704 - our own markup
+        failures=failures([*samples, *candidates]),
     )
-
-
-def funnel(samples: Sequence[Row], candidates: Sequence[Row]) -> list[tuple[str, int, str]]:
-    """Count what became of the samples, stage by stage.
-
-    Returns:
-        Stage, number of rows and the reasons for which rows left, such as ``min_distance: 3``.
-    """
-    status = Counter(row["status"] for row in samples)
-    filtered = Counter(
-        _without_numbers(row["reason"] or "no reason was recorded")
-        for row in samples
-        if row["status"] == "filtered"
-    )
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in filtered.most_common())
-    relaxed = [row for row in candidates if row["energy_per_atom"] is not None]
-    placed = best(candidates)
-    return [
-        ("samples drawn", len(samples), ""),
-        ("failed while they were drawn", status["failed"], ""),
-        ("removed by a filter", status["filtered"], reasons),
-        ("passed on to relaxation", status["kept"], ""),
-        ("relaxed", len(relaxed), ""),
-        ("relaxed and converged", sum(bool(row["converged"]) for row in relaxed), ""),
-        ("distinct, placed against the hull", len(placed), ""),
-        ("novel: match no reference phase", sum(bool(row["is_novel"]) for row in placed), ""),
-        ("on the hull or below it", sum(row["e_above_hull"] <= 0 for row in placed), ""),
-    ]
-
-
-def failures(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
-    """Group the errors that differ in numbers only.
-
-    Returns:
-        An error, how often it occurred, and the first sample that it stopped.
-    """
-    counts: Counter[str] = Counter()
-    examples: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        if row["status"] != "failed":
-            continue
-        error = row["error"] or "no error was recorded"
-        kind = _without_numbers(error)
-        counts[kind] += 1
-        examples.setdefault(kind, (error, row["sample_id"]))
-    return [
-        (examples[kind][0], count, examples[kind][1])
-        for kind, count in counts.most_common(MOST_FAILURES)
-    ]
-
-
-def heat_map(ranked: Sequence[Row]) -> HeatMap:
-    """Find the best candidate of each space group and each choice of sites.
-
-    Args:
-        ranked: Candidates, the best first.
-    """
-    several = len({row["chemical_system"] for row in ranked}) > 1
-    first: dict[tuple[int, str], Row] = {}
-    for row in ranked:
-        sites = _pattern(row["site_counts"]) if several else row["site_counts"]
-        first.setdefault((row["space_group_requested"], sites), row)
-    columns = tuple(sorted({sites for _, sites in first}, key=lambda sites: (len(sites), sites)))
-    groups = sorted({group for group, _ in first})
-    return HeatMap(
-        columns,
-        tuple(
-            (space_group_name(group), tuple(first.get((group, sites)) for sites in columns))
-            for group in groups
-        ),
-    )
-
-
-def hull_systems(ranked: Sequence[Row]) -> list[str]:
-    """Return the chemical systems to draw, in the order of their best candidates."""
-    return list(dict.fromkeys(row["chemical_system"] for row in ranked))[:MOST_HULLS]
-
-
-@lru_cache
-def space_group_name(number: int) -> str:
-    """Return a space group as ``62 Pnma``."""
-    return f"{number} {sg_symbol_from_int_number(number)}"
 
 
 def _references(store: Store) -> list[Row]:
@@ -251,35 +182,80 @@ def _references(store: Store) -> list[Row]:
         row
         for table in tables
         if table is not None
-        for row in table.select(["formula", "energy_per_atom"]).to_pylist()
+        for row in table.select(
+            [c for c in _REFERENCE_COLUMNS if c in table.column_names]
+        ).to_pylist()
     ]
 
 
-def _hull(system: str, ranked: Sequence[Row], references: Sequence[Row]) -> Markup:
-    elements = set(system.split("-"))
-    candidates = [
-        Phase(row["chemical_formula_reduced"], row["energy_per_atom"], row["e_above_hull"])
-        for row in ranked
-        if row["chemical_system"] == system
-    ]
+def _hulls(
+    systems: Iterable[str], ranked: Sequence[Row], references: Sequence[Row]
+) -> list[tuple[str, Markup]]:
+    """Draw the systems whose hull can be drawn."""
     known = [
-        Phase(row["formula"], row["energy_per_atom"])
+        Phase(
+            row["formula"],
+            row["energy_per_atom"],
+            space_group=row.get("space_group_it_number"),
+            name=row.get("reference_id") or "",
+        )
         for row in references
         if row["energy_per_atom"] is not None
-        and elements.issuperset(re.findall("[A-Z][a-z]?", row["formula"]))
     ]
-    # The markup comes from matplotlib, which escapes the text that it draws.
-    return Markup(hull_svg(system, candidates, known))  # noqa: S704
+    candidates: dict[str, list[Phase]] = {}
+    for row in ranked:
+        candidates.setdefault(row["chemical_system"], []).append(
+            Phase(
+                row["chemical_formula_reduced"],
+                row["energy_per_atom"],
+                row["e_above_hull"],
+                row["space_group_it_number"],
+                row["sample_id"],
+            )
+        )
+    drawn = [(system, hull_svg(system, candidates[system], known)) for system in systems]
+    # The markup comes from screening.svg, which escapes the text that it writes.
+    return [(system, Markup(svg)) for system, svg in drawn if svg]  # noqa: S704
 
 
-def _pattern(site_counts: str) -> str:
-    """Numbers of sites without the elements, the largest first: ``Cu1-K2`` becomes ``2-1``."""
-    counts = [int(count) for count in re.findall(r"\d+", site_counts)]
-    return "-".join(str(count) for count in sorted(counts, reverse=True))
+def _asked(settings: Mapping[str, Any]) -> list[str]:
+    """What the campaign file asks for, in a few words."""
+    systems, sites = settings["chemical_systems"], settings["sites"]
+    groups = [space_group_name(number) for number in settings["space_groups"]]
+    per_element = " or ".join(str(count) for count in sites["per_element"])
+    return [
+        f"all systems of {systems['arity']} of {', '.join(systems['elements'])}"
+        if isinstance(systems, dict)
+        else _listed(systems, "chemical system"),
+        _listed(groups, "space group"),
+        f"{per_element} inequivalent site{'s' * (per_element != '1')} of each element",
+        f"at most {sites['total_max']} sites in all",
+        f"{settings['samples_per_cell']} samples of each cell",
+    ]
 
 
-def _without_numbers(text: str) -> str:
-    return re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "…", text)
+def _listed(names: Sequence[str], what: str) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    count = f"{len(names)} {what}{'s' * (len(names) != 1)}"
+    return f"{count}: {', '.join(names[:_MOST_NAMED])}{more}"
+
+
+def _effort(runs: Sequence[Row]) -> dict[str, Any]:
+    """Add up the time of all runs: on a clock, and of the workers of each stage."""
+    busy_s: dict[str, float] = {}
+    for run in runs:
+        for name, stage in run["stages"].items():
+            busy_s[name] = busy_s.get(name, 0.0) + stage["busy_s"]
+    return {
+        "n_runs": len(runs),
+        "wall_time": duration(sum(run["elapsed_s"] for run in runs)) if runs else None,
+        "busy": [(name, duration(seconds)) for name, seconds in busy_s.items() if seconds],
+    }
+
+
+def _begin(runs: Sequence[Row]) -> float | None:
+    """When the first run began, in seconds since the epoch."""
+    return min((run["updated_at"] - run["elapsed_s"] for run in runs), default=None)
 
 
 def _distinct(rows: Sequence[Row], columns: Iterable[str]) -> dict[str, str]:
@@ -290,22 +266,31 @@ def _distinct(rows: Sequence[Row], columns: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _signed(energy: float | None) -> str:
-    """An energy for the page, in eV per atom; a minus sign as typography has it."""
-    return "" if energy is None else f"{energy:+.3f}".replace("-", "−")  # noqa: RUF001
+def _warmth(energy: float) -> str:
+    """Class of a heat map's cell, the strongest next to the hull."""
+    if energy <= 0:
+        return "warm-below"
+    return f"warm-{round(HEAT_STEPS * (1 - min(energy / HEAT_CEILING, 1)))}"
 
 
-def _warmth(energy: float) -> float:
-    """Strength of a heat map's colour, 1 on the hull or below it."""
-    return round(1 - min(max(energy / HEAT_CEILING, 0), 1), 3)
-
-
-def _formula(formula: str) -> Markup:
-    """A formula with its numbers as subscripts."""
-    return Markup("").join(
-        Markup("<sub>{}</sub>").format(part) if part.isdigit() else part
-        for part in re.split(r"(\d+)", formula)
+def _policy(style: str, scripts: Iterable[str]) -> str:
+    """Return a content security policy that admits these texts, by their hashes, and no other."""
+    hashes = " ".join(_hash(script) for script in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
     )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+@lru_cache
+def _text(name: str) -> Markup:
+    """One of the page's own files, which goes into it as it is."""
+    text = (files("screening") / "templates" / name).read_text(encoding="utf-8")
+    return Markup(text)  # noqa: S704 - our own file
 
 
 @lru_cache
@@ -318,6 +303,6 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        signed=_signed, warmth=_warmth, formula=_formula, space_group=space_group_name
+        signed=signed, warmth=_warmth, formula=typeset, space_group=space_group_name
     )
     return environment.get_template("report.html.j2")

@@ -16,7 +16,7 @@ from screening.errors import RunError, ScreeningError
 from screening.export import best, cif_text, file_stem
 from screening.grid import grid_size
 from screening.plan import RELAXATION_S, SAMPLING_S
-from screening.progress import HEARTBEAT, Progress, StageProgress
+from screening.progress import HEARTBEAT, RUNS, Progress, StageProgress
 from screening.ranking import RANKING, rank
 from screening.references import References
 from screening.report import report_campaign
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SUMMARY = "summary.json"
-RUNS = "_runs.json"
-"""The last heartbeats of the runs before this one."""
 CIF_DIRECTORY = "cif"
 RANKING_S = 10.0
 """Expected seconds to rank a chemical system, workers' start included, s."""

@@ -1,0 +1,127 @@
+"""The data that a report's page carries for its script: the ranked table and the best crystals."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from screening.findings import space_group_name
+from screening.scenes import scene
+from screening.schema import structure_from_row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Row = Mapping[str, Any]
+
+LARGEST_TABLE = 10_000
+"""Rows of the ranked table; the rest is in candidates.parquet."""
+MOST_CRYSTALS = 40
+"""Crystals that can be looked at, the best first."""
+
+CANDIDATE_COLUMNS = (
+    "sample_id",
+    "chemical_system",
+    "chemical_formula_reduced",
+    "nsites",
+    "space_group_requested",
+    "space_group_it_number",
+    "site_counts",
+    "status",
+    "error",
+    "energy_per_atom",
+    "formation_energy_per_atom",
+    "e_above_hull",
+    "e_above_hull_self",
+    "hull_source",
+    "converged",
+    "is_representative",
+    "n_duplicates",
+    "matched_reference_id",
+    "is_novel",
+    "smact_valid",
+    "calculator",
+    "generator",
+)
+"""What the report needs of every candidate; the structures of the best are read apart."""
+
+_STRUCTURE_COLUMNS = ("lattice_vectors", "species_at_sites", "cartesian_site_positions", "cif")
+_DECIMALS = 5
+
+
+class Column(NamedTuple):
+    """A column of the ranked table on the page."""
+
+    key: str
+    """Its name for the script."""
+    title: str
+    style: str = ""
+    """``number`` if its values are aligned as such, ``minor`` if a narrow screen leaves it out."""
+
+
+TABLE_COLUMNS = (
+    Column("rank", "#", "number"),
+    Column("formula", "formula"),
+    Column("group", "space group"),
+    Column("hull", "above hull", "number"),
+    Column("self", "with candidates", "number minor"),
+    Column("formation", "formation energy", "number minor"),
+    Column("known", "known?"),
+    Column("atoms", "atoms", "number"),
+    Column("requested", "requested", "number minor"),
+    Column("sites", "sites", "minor"),
+    Column("times", "found", "number minor"),
+    Column("neutral", "charge neutral", "minor"),
+    Column("sample", "sample", "minor"),
+)
+"""Titles in the order in which they are shown."""
+
+
+def page_data(ranked: Sequence[Row], candidates: pa.Table) -> dict[str, Any]:
+    """Return what the page's script works on, as JSON values.
+
+    Args:
+        ranked: The distinct candidates, the best first.
+        candidates: The table that they come from, for the structures.
+    """
+    rows = [_table_row(row) for row in ranked[:LARGEST_TABLE]]
+    groups = {row["group"] for row in rows} - {None}
+    return {
+        "columns": list(rows[0]) if rows else [],
+        "rows": [list(row.values()) for row in rows],
+        "groups": {number: space_group_name(number) for number in groups},
+        "scenes": _scenes(ranked[:MOST_CRYSTALS], candidates),
+    }
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    return {
+        "formula": row["chemical_formula_reduced"],
+        "group": row["space_group_it_number"],
+        "hull": _finite(row["e_above_hull"]),
+        "self": _finite(row["e_above_hull_self"]),
+        "formation": _finite(row["formation_energy_per_atom"]),
+        "known": row["matched_reference_id"],
+        "novel": bool(row["is_novel"]),
+        "atoms": row["nsites"],
+        "requested": row["space_group_requested"],
+        "sites": row["site_counts"],
+        "times": None if row["n_duplicates"] is None else row["n_duplicates"] + 1,
+        "neutral": row["smact_valid"],
+        "sample": row["sample_id"],
+    }
+
+
+def _scenes(best_rows: Sequence[Row], candidates: pa.Table) -> list[dict[str, Any]]:
+    """Return the crystals of some candidates, in their order."""
+    places = {identity: i for i, identity in enumerate(candidates["sample_id"].to_pylist())}
+    wanted = pa.array([places[row["sample_id"]] for row in best_rows], pa.int64())
+    crystals = candidates.select(_STRUCTURE_COLUMNS).take(wanted).to_pylist()
+    return [{**scene(structure_from_row(crystal)), "cif": crystal["cif"]} for crystal in crystals]
+
+
+def _finite(number: float | None) -> float | None:
+    """Round a number; JSON knows none that is not finite."""
+    return None if number is None or not isfinite(number) else round(number, _DECIMALS)
