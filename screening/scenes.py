@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pymatgen.core import Structure
 
-BOND_STRETCH = 1.1
+BOND_STRETCH = 1.15
 """Atoms are joined up to this multiple of the sum of their covalent radii."""
 MOST_BALLS = 400
 """Balls of a scene; a cell with more is drawn without the copies on its faces."""

@@ -24,12 +24,12 @@ import headless
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-COLOURS = 128
+COLOURS = 256
 """Of a picture's palette, which keeps it below 300 kB."""
 PICTURES = (
     ("report.png", headless.LAPTOP, "light", None, 1100),
     ("report-structure-dark.png", headless.LAPTOP, "dark", "structures", 1180),
-    ("report-phone.png", headless.PHONE, "light", None, 844),
+    ("report-phone.png", headless.PHONE, "light", "structures", 844),
 )
 """File, size of the page, colour scheme, section at the top, and height in pixels."""
 

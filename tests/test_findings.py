@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_results import CANDIDATES, CESIUM_CHLORIDE, ROCK_SALT, SAMPLES, candidate, sample
 
@@ -67,6 +67,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 3))
 def test_stages_and_losses_add_up(rows: list[dict], unranked: int) -> None:
     samples = [sample(0)] * (len(rows) + unranked) + SAMPLES[4:]
@@ -127,6 +128,7 @@ def test_throughput_by_hand() -> None:
     assert found[1].samples_per_hour == pytest.approx(20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=100, unique=True))
 def test_throughput_loses_nothing(moments: list[float]) -> None:
     found = throughput([mark(moment) for moment in moments])

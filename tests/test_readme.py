@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -16,11 +17,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def blocks(language: str) -> list[str]:
+    """The examples in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
 def block(language: str) -> str:
     """The first example in a language."""
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found
-    return found[1]
+    return blocks(language)[0]
 
 
 def test_campaign_of_the_readme_is_valid() -> None:
@@ -30,8 +34,8 @@ def test_campaign_of_the_readme_is_valid() -> None:
     assert campaign.output == "results/cu-k-si"
 
 
-def test_python_example_rebuilds_the_best_crystal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_python_examples_work_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = Structure.from_spacegroup(
         "F-43m", Lattice.cubic(5.9), ["K", "Cu", "Si"], [[0] * 3, [0.25] * 3, [0.5] * 3]
@@ -53,9 +57,17 @@ def test_python_example_rebuilds_the_best_crystal(
     store.initialise(campaign.resolved(), "0123456789abcdef")
     store.write_candidates([worse, row, failed])
 
-    names: dict[str, object] = {}
-    exec(compile(block("python"), "README.md", "exec"), names)  # noqa: S102 - our own example
+    Path("cu-k-si.yaml").write_text(block("yaml"))
+    rebuild, use_campaign, use_model = blocks("python")
+    names: dict[str, Any] = {}
+    exec(compile(rebuild, "README.md", "exec"), names)  # noqa: S102 - our own example
     assert names["structure"] == expected
+    exec(compile(use_campaign, "README.md", "exec"), names)  # noqa: S102
+    assert capsys.readouterr().out.startswith("campaign          cu-k-si\n")
+    assert list(names["table"]["sample_id"]) == [row["sample_id"], worse["sample_id"]]
+    assert [crystal.sites for crystal in names["crystals"]] == [expected.sites] * 2
+    exec(compile(use_model, "README.md", "exec"), names)  # noqa: S102
+    assert [crystal.chemical_system for crystal in names["drawn"]] == ["Cu-K-Si"] * 2
 
 
 @pytest.mark.parametrize("column", re.findall(r"`([a-z_]+)`[,|)]? ", README))
@@ -67,7 +79,7 @@ def test_columns_that_the_readme_names_exist(column: str) -> None:
 def test_files_that_the_readme_names_exist() -> None:
     links = re.findall(r"\]\(([^):]+)\)", README)
     scripts = re.findall(r"scripts/\w+\.sh", README)
-    assert len(links) == 2
+    assert len(links) == 3
     assert len(scripts) == 2
     for name in (*links, *scripts):
         assert (ROOT / name).is_file()

@@ -24,17 +24,19 @@ N_ROWS = 10_000
 HOSTILE = (
     "</script><img src=x onerror=document.title='broken'><script>document.title='broken'</script>"
 )
+SALTS = [candidate(0, ROCK_SALT, 0.0), candidate(1, CESIUM_CHLORIDE, 0.0)]
 ROWS = [
-    candidate(
-        index,
-        CESIUM_CHLORIDE if index % 3 else ROCK_SALT,
-        (index - 1) / 1e4,
-        sample_id=HOSTILE if index == 3 else f"sample-{index:05d}",
-        is_novel=index % 2 == 0,
-        matched_reference_id=None if index % 2 == 0 else f"known-{index}",
-        e_above_hull_self=None if index == 1 else (index - 1) / 1e4,
-        formation_energy_per_atom=-((index * 37) % N_ROWS) / 1e4,
-    )
+    {
+        **SALTS[min(index % 3, 1)],
+        "seed": index,
+        "sample_id": HOSTILE if index == 3 else f"sample-{index:05d}",
+        "e_above_hull": (index - 1) / 1e4,
+        "e_above_hull_self": None if index == 1 else (index - 1) / 1e4,
+        "formation_energy_per_atom": -((index * 37) % N_ROWS) / 1e4,
+        "is_novel": index % 2 == 0,
+        "matched_reference_id": None if index % 2 == 0 else f"known-{index}",
+        "cif": f"data_{index}\n",
+    }
     for index in range(N_ROWS)
 ]
 
@@ -265,6 +267,15 @@ def test_formula_in_the_table_shows_its_crystal(opened: Chrome) -> None:
     until(lambda: picture(opened) != first)
     click(opened, "#previous")
     until(lambda: picture(opened) == first)
+
+
+def test_crystal_is_saved_as_cif(opened: Chrome, tmp_path: Path) -> None:
+    to = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", to)
+    click(opened, "#next")
+    click(opened, "#save")
+    saved = tmp_path / "sample-00001.cif"
+    until(lambda: saved.exists() and saved.read_text() == "data_1\n")
 
 
 def test_paper_is_white_and_without_controls(opened: Chrome) -> None:

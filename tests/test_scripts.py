@@ -107,3 +107,29 @@ def test_setup_returns_at_once_when_nothing_changed(checkout: Path) -> None:
     with (checkout / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert set_up(checkout).returncode == 1
+
+
+def find_browser(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where only some programs exist."""
+    for name in programs:
+        (folder / name).write_text(f"#!{shutil.which('bash')}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(  # noqa: S603 - our own script
+        [str(shutil.which("bash")), ROOT / "scripts" / "browser.sh"],
+        env={"PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_browser_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    done = find_browser(tmp_path, "chromium", "chromedriver")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_browser_that_cannot_be_installed_is_no_failure(tmp_path: Path) -> None:
+    done = find_browser(tmp_path, "chromium")
+    assert done.returncode == 0
+    assert "the tests of the report's page will be skipped" in done.stderr
