@@ -204,7 +204,7 @@ class Campaign(Settings):
     references: str = Field(
         default="auto",
         max_length=_LONGEST_PATH,
-        description="auto, prototypes, or the path of a file that ends in .csv or .parquet",
+        description="auto, mp, prototypes, or the path of a file that ends in .csv or .parquet",
     )
     output: str = Field(
         default="results/<name>",
@@ -212,7 +212,7 @@ class Campaign(Settings):
         description="a path, or a URI that starts with s3:// or gs://",
     )
 
-    REFERENCES: ClassVar[tuple[str, ...]] = ("auto", "prototypes")
+    REFERENCES: ClassVar[tuple[str, ...]] = ("auto", "mp", "prototypes")
     REFERENCE_FILES: ClassVar[tuple[str, ...]] = (".csv", ".parquet")
 
     @field_validator("name")

@@ -43,6 +43,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+references = typer.Typer(
+    help="Known phases that candidates are measured against.", rich_markup_mode=None
+)
+app.add_typer(references, name="references")
+
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.", show_default=False)
 ]
@@ -281,6 +286,29 @@ def sample(
     cell, target = parse_cell(sites, space_group), parse_table_path(out)
     draw_samples(cell, number, seed, checkpoint, sampler, target, report=_say)
     print(target)
+
+
+@references.command()
+def fetch(
+    chemsys: Annotated[
+        list[str],
+        typer.Option(
+            metavar="Cu-K-Si", help="A chemical system, its subsystems included; may be repeated."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="F.parquet", help="The table to write.")],
+) -> None:
+    """Fetch known phases from the Materials Project, for compute nodes without internet.
+
+    The key is read from the environment variable MP_API_KEY. A campaign file names the table as
+    `references: F.parquet`.
+
+    Example: screening references fetch --chemsys Cu-K-Si --out cu-k-si.parquet
+    """
+    from screening.direct import fetch_references, parse_table_path
+
+    fetch_references(chemsys, parse_table_path(out), report=_say)
+    print(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -95,8 +95,36 @@ def draw_samples(
     for unit in cell_units(cell, n_samples, UNIT_SIZE, seed):
         rows += stage(prepare_unit(unit))
         report(f"{len(rows)} of {n_samples} samples drawn")
+    write_table(table_from_rows(rows, SAMPLE_SCHEMA), out)
+
+
+def fetch_references(systems: Sequence[str], out: Path, report: Callable[[str], None]) -> None:
+    """Fetch the known phases of chemical systems and write them as a file of reference phases.
+
+    Raises:
+        UserError: if a system is not one, or if there is no key.
+        RunError: if the Materials Project cannot be reached or the file cannot be written.
+    """
+    from screening.materials_project import fetch_phases  # noqa: PLC0415 - for this command alone
+
     try:
-        pq.write_table(table_from_rows(rows, SAMPLE_SCHEMA), out, compression="zstd")
+        names = [chemical_system_name(system, "--chemsys") for system in systems]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    table = fetch_phases(names)
+    write_table(table, out)
+    version = table.schema.metadata[b"db_version"].decode()
+    report(f"{table.num_rows} phases of the Materials Project, version {version}")
+
+
+def write_table(table: Any, out: Path) -> None:
+    """Write a table as Parquet.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        pq.write_table(table, out, compression="zstd")
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
 

@@ -47,10 +47,21 @@ def run_campaign(
     check_grid(campaign)
     view = view or open_view()
     view.say(LOADING)
+    from screening.references import (  # noqa: PLC0415 - takes seconds to import
+        FETCHED,
+        choose_references,
+        fetch_if_absent,
+    )
+
+    campaign = choose_references(campaign, view.say)
     parts = fingerprints(campaign)
     store = Store(out or campaign.output)
+    # Before the directory is claimed: without the network it stays free for another choice.
+    fetched = fetch_if_absent(campaign, store)
     store.initialise(campaign.resolved(), campaign.fingerprint(parts), parts)
     _refuse_company(store)
+    if fetched is not None:
+        store.write_table(FETCHED, fetched)
     from screening.run import Run  # noqa: PLC0415 - takes seconds to import
 
     run = Run(store, campaign, parts, view)
@@ -107,10 +118,11 @@ def fingerprints(campaign: Campaign) -> dict[str, str]:
     from model.checkpoint import load_checkpoint  # noqa: PLC0415 - imports torch
     from model.sampler import sampler_name  # noqa: PLC0415
     from screening.calculators import load_calculator  # noqa: PLC0415
-    from screening.references import References  # noqa: PLC0415
+    from screening.references import References, check_scale  # noqa: PLC0415
 
     model = load_checkpoint(campaign.generator.checkpoint)
     calculator = load_calculator(campaign.relaxation.calculator)
+    check_scale(campaign.references, calculator)
     return {
         "model": model.fingerprint,
         "sampler": sampler_name(campaign.generator.sampler),

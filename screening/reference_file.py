@@ -1,4 +1,7 @@
-"""Reference phases from a file of the user's: formulas and energies."""
+"""Known phases from a table: formulas and energies, and crystals where they are at hand.
+
+The table is a file of the user's, or what was fetched from the Materials Project.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pyarrow.parquet
 from pymatgen.core import Composition, Element
 
 from screening.errors import UserError, first_line, shown
+from screening.schema import structure_columns, structure_from_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,8 +27,18 @@ FORMULA = "formula"
 ENERGY = "energy_per_atom"
 FORMATION_ENERGY = "formation_energy_per_atom"
 IDENTITY = "reference_id"
+CRYSTAL = ("lattice_vectors", "species_at_sites", "cartesian_site_positions")
+"""Columns that describe a crystal, as in the results."""
 
-_ALLOWED = f"columns {FORMULA} and one of {ENERGY}, {FORMATION_ENERGY}, and {IDENTITY} if at hand"
+SOURCE = b"source"
+"""Metadata of a table's schema: the value of ``hull_source``, instead of the file's name."""
+CORRECTIONS = b"corrections"
+"""Metadata of a table's schema: the corrections that its energies contain, if any."""
+
+_ALLOWED = (
+    f"columns {FORMULA} and one of {ENERGY}, {FORMATION_ENERGY}, and {IDENTITY} and the crystal "
+    f"({', '.join(CRYSTAL)}) if at hand"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,13 @@ class FilePhase:
     """eV per atom, on the scale of the campaign's potential."""
     formation_energy: float | None
     """eV per atom, from the elements."""
+    crystal: Row | None = None
+    """The columns of `CRYSTAL`, or None where only the energy is known."""
+
+    @property
+    def elements(self) -> frozenset[str]:
+        """The symbols of its elements."""
+        return frozenset(self.composition.get_el_amt_dict())
 
     def row(self, elements: Mapping[str, float], source: str) -> Row:
         """Return the phase as a row of the reference phases.
@@ -59,27 +80,59 @@ class FilePhase:
             "elements": sorted(amounts),
             "energy_per_atom": energy,
             "source": source,
+            **(structure_columns(structure_from_row(self.crystal)) if self.crystal else {}),
         }
 
 
-def read_reference_file(path: Path, elements: Iterable[str]) -> list[FilePhase]:
+@dataclass(frozen=True)
+class KnownPhases:
+    """All lines of a table of known phases."""
+
+    source: str
+    """The value of ``hull_source``."""
+    corrections: str | None
+    """Name of the corrections that the energies contain; None if the table names none."""
+    phases: list[FilePhase]
+
+    @property
+    def needs_elements(self) -> bool:
+        """Whether the energies of the elements are to be added to formation energies."""
+        return any(phase.formation_energy is not None for phase in self.phases)
+
+
+def read_reference_file(path: Path, elements: Iterable[str]) -> KnownPhases:
     """Read a CSV or Parquet file of reference phases.
 
     Args:
         path: a file with the columns ``formula`` and ``energy_per_atom`` (eV, on the scale of the
-            campaign's potential) or ``formation_energy_per_atom`` (eV).
+            campaign's potential) or ``formation_energy_per_atom`` (eV), with or without `CRYSTAL`.
         elements: those of the campaign. With energies, each needs a phase of its own.
 
     Raises:
         UserError: if it cannot be read, lacks a column, or holds a value that makes no sense.
     """
-    table = _table(path)
+    return known_phases(_table(path), path, elements)
+
+
+def known_phases(table: pa.Table, path: Path, elements: Iterable[str]) -> KnownPhases:
+    """Return the phases of a table.
+
+    Args:
+        table: with the columns of a file of reference phases.
+        path: where it comes from.
+        elements: as for `read_reference_file`.
+
+    Raises:
+        UserError: as for `read_reference_file`.
+    """
     named = set(table.column_names)
     if FORMULA not in named or len({ENERGY, FORMATION_ENERGY} & named) != 1:
-        columns = ", ".join(table.column_names)
-        raise UserError(f"references {path} has the columns {columns}; allowed: {_ALLOWED}")
+        given = ", ".join(table.column_names)
+        raise UserError(f"references {path} has the columns {given}; allowed: {_ALLOWED}")
     column = ENERGY if ENERGY in named else FORMATION_ENERGY
-    rows = table.select([c for c in (IDENTITY, FORMULA, column) if c in named]).to_pylist()
+    has_crystals = set(CRYSTAL) <= named
+    columns = [IDENTITY, FORMULA, column, *(CRYSTAL if has_crystals else ())]
+    rows = table.select([c for c in columns if c in named]).to_pylist()
     phases = [_phase(path, line, row, column) for line, row in enumerate(rows, start=1)]
     if column == ENERGY:
         pure = {str(p.composition.elements[0]) for p in phases if p.composition.is_element}
@@ -88,7 +141,13 @@ def read_reference_file(path: Path, elements: Iterable[str]) -> list[FilePhase]:
                 f"references {path} has no phase of pure {', '.join(absent)}; energies need one "
                 f"for every element of the campaign (or give {FORMATION_ENERGY} instead)"
             )
-    return phases
+    about = table.schema.metadata or {}
+    corrections = about.get(CORRECTIONS)
+    return KnownPhases(
+        source=about.get(SOURCE, path.name.encode()).decode(),
+        corrections=corrections.decode() if corrections else None,
+        phases=phases,
+    )
 
 
 def _table(path: Path) -> pa.Table:
@@ -136,7 +195,27 @@ def _phase(path: Path, line: int, row: Mapping[str, Any], column: str) -> FilePh
         composition=composition,
         energy=float(energy) if column == ENERGY else None,
         formation_energy=float(energy) if column == FORMATION_ENERGY else None,
+        crystal=_crystal(path, line, row, composition),
     )
+
+
+def _crystal(path: Path, line: int, row: Mapping[str, Any], composition: Composition) -> Row | None:
+    """Return the columns of a crystal, once it is clear that it is one of that formula."""
+    crystal = {name: row.get(name) for name in CRYSTAL}
+    if all(value is None for value in crystal.values()):
+        return None
+    try:
+        found = structure_from_row(crystal).composition.reduced_formula
+    except (ValueError, TypeError, IndexError, KeyError):
+        found = None
+    if found != composition.reduced_formula:
+        raise UserError(
+            f"references {path}: the crystal of phase {line} "
+            + (f"is {found}" if found else "cannot be read")
+            + f", its {FORMULA} {shown(row[FORMULA])}; allowed: three lattice vectors, and an "
+            f"element and a position (Å) for each atom"
+        )
+    return crystal
 
 
 def _alphabetical(composition: Composition) -> str:

@@ -3,8 +3,10 @@
 Without a key for a database the phases are structure types in all decorations that make sense
 (``prototypes``), relaxed by the campaign's own potential, so that differences of energy cancel its
 errors. They are kept per chemical subsystem, in ``references/<subsystem>.parquet`` beside the
-results, and systems that share a subsystem share its phases. A file of the user's may stand in for
-the structure types; the phases that it misses are not looked for.
+results, and systems that share a subsystem share its phases. The Materials Project (``mp``) or a
+file of the user's may stand in for the structure types; the phases that it misses are not looked
+for. Its formation energies are put on top of the elements' energies from the potential: each
+formation energy, of a candidate and of a known phase, then comes from one method throughout.
 
 Limits: a hull of structure types lies above the true one wherever the ground state has a type that
 is not on the list, so `e_above_hull` comes out too low there. Molecular elements (H, N, O, F and the
@@ -16,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +26,25 @@ import pyarrow as pa
 
 from screening.calculators import load_calculator
 from screening.chemistry import chemical_system_name
+from screening.errors import UserError
 from screening.grid import chemical_systems
+from screening.materials_project import (
+    KEY,
+    PACKAGE,
+    PBE_CORRECTIONS,
+    THERMO_TYPE,
+    fetch_phases,
+    has_key,
+    is_installed,
+)
 from screening.prototypes import phase_count, phases, prototypes_fingerprint
-from screening.reference_file import FilePhase, read_reference_file
+from screening.reference_file import KnownPhases, known_phases, read_reference_file
 from screening.schema import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, structure_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from screening.calculators import Calculator
     from screening.campaign import Campaign
     from screening.store import Store
 
@@ -38,6 +52,10 @@ if TYPE_CHECKING:
 
 DIRECTORY = "references"
 PROTOTYPES = "prototypes"
+MP = "mp"
+AUTO = "auto"
+FETCHED = "_references/materials_project.parquet"
+"""What came from the Materials Project: fetched once, whoever goes on with the campaign."""
 LARGEST_SUBSYSTEM = 3
 """Structure types of more elements are not on the list."""
 
@@ -78,15 +96,13 @@ class References:
     def __init__(self, campaign: Campaign, store: Store) -> None:
         self._store = store
         self._calculator = load_calculator(campaign.relaxation.calculator).fingerprint
-        self._file = _file_of(campaign.references)
-        self.source = self._file.name if self._file else PROTOTYPES
-        """The value of the column ``hull_source``."""
         self._systems = subsystems(chemical_systems(campaign))
-        self._file_phases: list[FilePhase] = []
-        if self._file:
-            self._file_phases = read_reference_file(self._file, elements_of(self._systems))
-            needs_elements = any(phase.formation_energy is not None for phase in self._file_phases)
-            self._systems = [s for s in self._systems if "-" not in s] if needs_elements else []
+        self._known = _known_phases(campaign, store, elements_of(self._systems))
+        self.source = self._known.source if self._known else PROTOTYPES
+        """The value of the column ``hull_source``."""
+        if self._known:
+            needed = self._known.needs_elements
+            self._systems = [s for s in self._systems if "-" not in s] if needed else []
         stored = set(store.files.names(DIRECTORY))
         self._finished = [s for s in self._systems if f"{s}.parquet" in stored]
         self._to_do = [s for s in self._systems if s not in set(self._finished)]
@@ -104,6 +120,9 @@ class References:
         Raises:
             UserError: if it names a file that cannot be read.
         """
+        if setting == MP:
+            # What was fetched stays with the results; its version is in the hull's source.
+            return f"{MP}-{THERMO_TYPE}"
         file = _file_of(setting)
         if file is None:
             return f"{PROTOTYPES}-{prototypes_fingerprint()}"
@@ -151,7 +170,9 @@ class References:
         """Return the finished phases with an energy in a chemical system and its subsystems."""
         elements = set(chemical_system.split("-"))
         known = (
-            self._file_rows() if self._file else self._stored_rows(subsystems([chemical_system]))
+            self._known_rows(elements)
+            if self._known
+            else self._stored_rows(subsystems([chemical_system]))
         )
         return [
             row
@@ -169,8 +190,12 @@ class References:
                 rows.extend(table.cast(REFERENCE_SCHEMA).to_pylist())
         return rows
 
-    def _file_rows(self) -> list[Row]:
-        """Return the phases of the user's file, with energies on the potential's scale."""
+    def _known_rows(self, within: set[str] | None = None) -> list[Row]:
+        """Return the phases of the table, with energies on the potential's scale.
+
+        Args:
+            within: only phases of these elements; None for all.
+        """
         elements = self._stored_rows(self._systems)
         lowest: dict[str, float] = {}
         for row in elements:
@@ -178,15 +203,96 @@ class References:
             if energy is not None:
                 symbol = row["chemical_system"]
                 lowest[symbol] = min(energy, lowest.get(symbol, energy))
-        rows = [phase.row(lowest, self.source) for phase in self._file_phases]
-        given = {row["chemical_system"] for row in rows}
+        phases = self._known.phases if self._known else []
+        rows = [
+            phase.row(lowest, self.source)
+            for phase in phases
+            if within is None or phase.elements <= within
+        ]
+        # An element whose ground state the table has needs no structure type.
+        given = {
+            row["chemical_system"]
+            for row in rows
+            if row["energy_per_atom"] is not None
+            and row["energy_per_atom"] <= lowest.get(row["chemical_system"], -inf)
+        }
         return rows + [row for row in elements if row["chemical_system"] not in given]
 
     def _publish_file(self) -> None:
-        """Store the phases of the user's file, once their energies are known."""
-        if self._file and not self._to_do and not self._store.files.exists(_FILE_TABLE):
-            table = pa.Table.from_pylist(self._file_rows(), schema=REFERENCE_SCHEMA)
+        """Store the phases of the table, once their energies are known."""
+        if self._known and not self._to_do and not self._store.files.exists(_FILE_TABLE):
+            table = pa.Table.from_pylist(self._known_rows(), schema=REFERENCE_SCHEMA)
             self._store.write_table(_FILE_TABLE, table)
+
+
+def choose_references(campaign: Campaign, say: Callable[[str], None]) -> Campaign:
+    """Return a new campaign with ``auto`` replaced by ``mp``, if the Materials Project can be used.
+
+    Args:
+        campaign: as it was written.
+        say: told what was chosen whenever there is a key.
+    """
+    if campaign.references != AUTO or not has_key():
+        return campaign
+    if not is_installed():
+        say(f"{KEY} is set, but mp-api is not there ({PACKAGE}): references are {PROTOTYPES}")
+        return campaign
+    calculator = load_calculator(campaign.relaxation.calculator)
+    if not calculator.corrected:
+        say(
+            f"{KEY} is set, but energies of {calculator.name} lack the corrections of the "
+            f"Materials Project's: references are {PROTOTYPES}"
+        )
+        return campaign
+    say(f"{KEY} is set: references are the phases of the Materials Project")
+    return campaign.model_copy(update={"references": MP})
+
+
+def check_scale(setting: str, calculator: Calculator) -> None:
+    """Check that the energies of known phases and of a potential may be compared.
+
+    Raises:
+        UserError: if only those of the phases are corrected.
+    """
+    file = _file_of(setting)
+    corrections = read_reference_file(file, ()).corrections if file else None
+    if setting == MP:
+        corrections = PBE_CORRECTIONS
+    if corrections is not None and not calculator.corrected:
+        raise UserError(
+            f"references is {setting}, whose energies contain the corrections of {corrections}, "
+            f"and energies of relaxation.calculator {calculator.name} do not; allowed: "
+            f"{PROTOTYPES}, a file without such corrections, or a calculator with them (chgnet)"
+        )
+
+
+def fetch_if_absent(campaign: Campaign, store: Store) -> pa.Table | None:
+    """Fetch the phases that a campaign takes from the Materials Project and does not have yet.
+
+    Returns:
+        What belongs into the store as `FETCHED`; None if there is nothing to fetch.
+
+    Raises:
+        UserError: as `fetch_phases` does.
+        RunError: as `fetch_phases` does.
+    """
+    if campaign.references != MP or store.files.exists(FETCHED):
+        return None
+    return fetch_phases(chemical_systems(campaign))
+
+
+def _known_phases(
+    campaign: Campaign, store: Store, elements: tuple[str, ...]
+) -> KnownPhases | None:
+    """Return the phases that take the place of structure types, or None."""
+    if campaign.references != MP:
+        file = _file_of(campaign.references)
+        return read_reference_file(file, elements) if file else None
+    fetched = fetch_if_absent(campaign, store)
+    if fetched is not None:
+        store.write_table(FETCHED, fetched)
+    table = store.read_table(FETCHED)
+    return known_phases(table, Path(FETCHED), elements)
 
 
 def subsystems(systems: Iterable[str]) -> list[str]:
@@ -237,4 +343,4 @@ def _table_name(chemical_system: str) -> str:
 
 
 def _file_of(setting: str) -> Path | None:
-    return None if setting in ("auto", PROTOTYPES) else Path(setting)
+    return None if setting in (AUTO, MP, PROTOTYPES) else Path(setting)

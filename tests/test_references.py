@@ -15,9 +15,11 @@ from pymatgen.core.structure_matcher import StructureMatcher
 
 from screening.campaign import Campaign
 from screening.chemistry import HEAVIEST_ATOMIC_NUMBER
+from screening.deduplication import match_references
 from screening.errors import UserError
 from screening.hull import place_on_hull
 from screening.prototypes import Prototype, phases, prototypes, prototypes_fingerprint
+from screening.reference_file import CRYSTAL
 from screening.references import (
     REFERENCE_SCHEMA,
     References,
@@ -300,6 +302,35 @@ def test_a_file_of_formation_energies_takes_the_elements_from_the_potential(
     (placed,) = place_on_hull([candidate], references.rows("Au-Cu"), references.source)
     assert placed["formation_energy_per_atom"] == pytest.approx(-0.05)
     assert placed["e_above_hull"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_file_may_hold_crystals(tmp_path: Path) -> None:
+    crystals = {row["sample_id"]: row for row in reference_rows("Cu")}
+    rows = [
+        {"formula": "Cu", "energy_per_atom": -1.0, **_crystal(crystals["Cu A1"])},
+        {"formula": "Au", "energy_per_atom": -3.0},
+    ]
+    path = tmp_path / "known.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    settings = campaign(references=str(path))
+    references = References(settings, store_for(settings, tmp_path / "out"))
+    copper, gold = references.rows("Au-Cu")
+    assert copper["space_group_it_number"] == 225
+    assert copper["lattice_vectors"] == crystals["Cu A1"]["lattice_vectors"]
+    assert gold.get("lattice_vectors") is None
+    found = match_references(
+        [{**crystals[name], "energy_per_atom": -1.0} for name in ("Cu A1", "Cu A2")], [copper]
+    )
+    assert [row["is_novel"] for row in found] == [False, True]
+
+    rows[0]["formula"] = "Ag"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(UserError, match=r"the crystal of phase 1 is Cu, its formula 'Ag'; allowed"):
+        References(settings, store_for(settings, tmp_path / "out"))
+
+
+def _crystal(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in CRYSTAL}
 
 
 @pytest.mark.parametrize(
