@@ -128,6 +128,27 @@ class Filters(Settings):
         le=10_000,
         description="an integer from 1 to 10000, the most atoms of a primitive cell",
     )
+    min_distance_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="a number from 0 to 2, the shortest distance over the sum of the two atoms' "
+        "covalent radii, or null",
+    )
+    max_density: float | None = Field(
+        default=None, gt=0, le=1000, description="a number above 0 and up to 1000 (g/cm³), or null"
+    )
+    max_volume_per_atom: float | None = Field(
+        default=None, gt=0, le=10_000, description="a number above 0 and up to 10000 (Å³), or null"
+    )
+    smact_valid: bool = Field(
+        default=False,
+        description="true, to keep only compositions that SMACT finds charge-neutral, or false",
+    )
+
+
+OPTIONAL_FILTERS = ("min_distance_ratio", "max_density", "max_volume_per_atom", "smact_valid")
+"""Filters that only some campaigns set."""
 
 
 class Relaxation(Settings):
@@ -197,7 +218,9 @@ class Campaign(Settings):
     generator: Generator = Field(
         default=Generator(), description="the keys checkpoint, sampler and unit_size"
     )
-    filters: Filters = Field(default=Filters(), description="the keys min_distance and max_atoms")
+    filters: Filters = Field(
+        default=Filters(), description=f"the keys {', '.join(Filters.model_fields)}"
+    )
     relaxation: Relaxation = Field(
         default=Relaxation(), description="the keys calculator, fmax and max_steps"
     )
@@ -294,5 +317,9 @@ class Campaign(Settings):
         """
         settings = self.resolved()
         del settings["output"]  # the same results may lie anywhere
+        for name in OPTIONAL_FILTERS:
+            # Unset, it is as if the key did not exist: campaigns from before it stay what they are.
+            if not settings["filters"][name]:
+                del settings["filters"][name]
         text = json.dumps({"campaign": settings, "parts": parts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from screening.deduplication import deduplicate, match_references
+from screening.description import described
 from screening.export import cif_text
 from screening.hull import place_on_hull
 from screening.schema import structure_from_row
@@ -124,7 +125,12 @@ def _described(row: Row) -> Row:
     if row["status"] != "kept":
         return row
     structure = structure_from_row(row)
-    return {**row, "smact_valid": smact_valid(structure.composition), "cif": cif_text(structure)}
+    return {
+        **row,
+        **described(structure, row),
+        "smact_valid": smact_valid(structure.composition),
+        "cif": cif_text(structure),
+    }
 
 
 @contextmanager

@@ -93,6 +93,25 @@ CANDIDATE_SCHEMA = pa.schema(
         _field("smact_valid", _TRUTH, "charge-neutral and sensible by SMACT's rules"),
         _field("calculator", _TEXT, "name and fingerprint of the potential"),
         _field("cif", _TEXT, "the relaxed crystal, symmetrised, as CIF"),
+        # New columns go to the end: tables without them are read with nulls.
+        _field(
+            "min_distance_ratio",
+            _NUMBER,
+            "smallest distance over the sum of the two atoms' covalent radii; null if no atoms are "
+            "close",
+        ),
+        _field("density", _NUMBER, "relaxed", "g/cm³"),
+        _field("volume_per_atom", _NUMBER, "relaxed", "Å³/atom"),
+        _field(
+            "dimensionality",
+            _INTEGER,
+            "directions in which bonds go on for ever: 3, layers 2, chains 1, molecules 0",
+        ),
+        _field(
+            "space_group_kept",
+            _TRUTH,
+            "whether the group found is the requested one or a supergroup of it",
+        ),
     ]
 )
 
@@ -111,6 +130,21 @@ def table_from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.
         if row.get("status") not in STATUSES and "status" in schema.names:
             raise ValueError(f"status must be one of {STATUSES}, got {row.get('status')!r}")
     return pa.Table.from_pylist([_plain(row) for row in rows], schema=schema)
+
+
+def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the columns of a schema: those that it lacks are null.
+
+    So tables of earlier versions can be read. Columns of later versions are left out.
+    """
+    names = set(table.column_names)
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def structure_columns(structure: Structure) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from screening.description import FLAT, distance_ratio
 from screening.schema import structure_from_row
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ class FilterStage:
     """Angstrom: the shortest distance between two atoms, periodic images included."""
     max_atoms: int
     """The most atoms in the primitive cell."""
+    min_distance_ratio: float | None = None
+    """The shortest distance over the sum of the two atoms' covalent radii."""
+    max_density: float | None = None
+    """Gram per cubic centimetre."""
+    max_volume_per_atom: float | None = None
+    """Cubic angstrom."""
+    smact_valid: bool = False
+    """Whether only compositions that SMACT finds charge-neutral are kept."""
 
     def setup(self) -> None:
         """Need nothing."""
@@ -46,6 +55,22 @@ class FilterStage:
         shortest = shortest_distance(structure, self.min_distance)
         if shortest < self.min_distance:
             return f"min_distance: {shortest:.2f} Å < {self.min_distance:g} Å"
+        return self._unlikely(structure)
+
+    def _unlikely(self, structure: Structure) -> str | None:
+        """Return which of the limits a crystal breaks that only some campaigns set."""
+        volume = structure.volume / len(structure)
+        if self.max_volume_per_atom is not None and volume > self.max_volume_per_atom:
+            return f"max_volume_per_atom: {volume:.1f} Å³ > {self.max_volume_per_atom:g} Å³"
+        density = float(structure.density) if volume > 0 else np.inf
+        if self.max_density is not None and density > self.max_density:
+            return f"max_density: {density:.1f} g/cm³ > {self.max_density:g} g/cm³"
+        if self.smact_valid and not smact_valid(structure.composition):
+            return "smact_valid: no charge-neutral oxidation states"
+        if self.min_distance_ratio is not None:
+            ratio = distance_ratio(structure)
+            if ratio < self.min_distance_ratio:
+                return f"min_distance_ratio: {ratio:.2f} < {self.min_distance_ratio:g}"
         return None
 
 
@@ -56,13 +81,10 @@ def shortest_distance(structure: Structure, limit: float) -> float:
     """
     if limit <= 0:
         return np.inf
-    if not np.isfinite(structure.volume) or structure.volume <= _FLAT * len(structure):
+    if not np.isfinite(structure.volume) or structure.volume <= FLAT * len(structure):
         return 0.0
     distances = structure.get_neighbor_list(limit)[3]
     return float(np.min(distances)) if len(distances) else np.inf
-
-
-_FLAT = 0.1  # cubic angstrom per atom: neighbours of so flat a cell are beyond counting
 
 
 def smact_valid(composition: Composition) -> bool:

@@ -25,7 +25,12 @@ from screening.campaign import Campaign
 from screening.errors import RunError, UserError
 from screening.files import Files, open_files
 from screening.marks import check_complete, unit_mark
-from screening.schema import CANDIDATE_SCHEMA, SAMPLE_SCHEMA, table_from_rows
+from screening.schema import (
+    CANDIDATE_SCHEMA,
+    SAMPLE_SCHEMA,
+    table_from_rows,
+    with_all_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -283,7 +288,7 @@ class Store:
                 table = pq.read_table(pa.BufferReader(self._read(name)), partitioning=None)
             except pa.ArrowException as error:
                 raise RunError(f"{self.uri}/{name} is damaged: {_reason(error)}") from None
-            tables.append(table.cast(schema).replace_schema_metadata(None))
+            tables.append(with_all_columns(table, schema).replace_schema_metadata(None))
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 

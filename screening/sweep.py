@@ -163,7 +163,7 @@ class Sweep:
         sampling = SamplingStage(
             _anywhere(settings.generator.checkpoint), settings.generator.sampler
         )
-        filters = FilterStage(settings.filters.min_distance, settings.filters.max_atoms)
+        filters = FilterStage(**settings.filters.model_dump())
         relaxation = RelaxationStage(
             settings.relaxation.calculator, settings.relaxation.fmax, settings.relaxation.max_steps
         )

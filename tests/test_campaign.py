@@ -306,6 +306,16 @@ def test_fingerprint_changes_with_everything_but_the_output() -> None:
     assert len({base, *others}) == 4
 
 
+def test_fingerprint_does_not_know_filters_that_are_not_set() -> None:
+    """So that a campaign from before these keys existed goes on."""
+    parts = {"model": "a", "calculator": "b", "references": "c"}
+    assert Campaign.from_mapping(SHORTEST).fingerprint(parts) == "93218673e5f834d7"
+    limits = {"min_distance_ratio": 0.5, "max_density": 20.0, "smact_valid": True}
+    for name, value in limits.items():
+        with_limit = Campaign.from_mapping(changed(filters={name: value}))
+        assert with_limit.fingerprint(parts) != "93218673e5f834d7"
+
+
 def test_campaign_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Campaign.from_mapping(SHORTEST).seed = 3

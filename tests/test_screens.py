@@ -46,6 +46,31 @@ def test_what_is_good_stays_as_it_is(structure: Structure) -> None:
     assert row == before
 
 
+@pytest.mark.parametrize(
+    ("limits", "structure", "reason"),
+    [
+        # Radii of Na and Cl: 1.66 + 1.02 = 2.68 Å; in rock salt they are 5.64 / 2 = 2.82 Å apart.
+        ({"min_distance_ratio": 1.1}, apart(2.82), "min_distance_ratio: 1.05 < 1.1"),
+        # One formula unit of 58.44 g/mol in 179.4 Å³.
+        ({"max_density": 0.5}, SALT, "max_density: 0.5 g/cm³ > 0.5 g/cm³"),
+        ({"max_volume_per_atom": 80.0}, SALT, "max_volume_per_atom: 89.7 Å³ > 80 Å³"),
+        (
+            {"smact_valid": True},
+            Structure(Lattice.cubic(5), ["Na", "Cl", "Cl"], [[0] * 3, [0.5] * 3, [0.5, 0.5, 0]]),
+            "smact_valid: no charge-neutral oxidation states",
+        ),
+    ],
+)
+def test_a_limit_counts_only_when_it_is_set(
+    limits: dict[str, Any], structure: Structure, reason: str
+) -> None:
+    before = row_of(structure)
+    (row,) = FilterStage(0.5, 60)([before])
+    assert row["status"] == "kept"
+    (row,) = FilterStage(0.5, 60, **limits)([before])
+    assert (row["status"], row["reason"]) == ("filtered", reason)
+
+
 def test_failed_rows_pass_through_and_order_stays() -> None:
     failed = {"sample_id": "b", "status": "failed", "error": "diverged", "lattice_vectors": None}
     stage = FilterStage(min_distance=0.5, max_atoms=60)
