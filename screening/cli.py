@@ -212,7 +212,10 @@ def export(
         int, typer.Option(metavar="N", parser=_integer("--top", 1), help="How many of the best.")
     ],
     file_format: Annotated[
-        str, typer.Option("--format", metavar="cif|poscar|extxyz", help="CIF is symmetrised.")
+        str,
+        typer.Option(
+            "--format", metavar="cif|poscar|extxyz|vasp", help="vasp: a directory of inputs each."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the files.")],
 ) -> None:

@@ -11,7 +11,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
 
-from screening.errors import RunError, UserError, shown
+from screening.errors import RunError, UserError, first_line, shown
 from screening.schema import SYMPREC, structure_from_row
 
 if TYPE_CHECKING:
@@ -44,32 +44,36 @@ def best(rows: Iterable[Row]) -> list[Row]:
 
 
 def export_candidates(store: Store, top: int, file_format: str, out: Path) -> list[Path]:
-    """Write the best candidates of a campaign, one file each.
+    """Write the best candidates of a campaign, one file each, or one directory for VASP.
 
     Args:
         store: the campaign's results.
         top: how many, at the most.
-        file_format: ``cif``, ``poscar`` or ``extxyz``.
+        file_format: ``cif``, ``poscar``, ``extxyz`` or ``vasp``.
         out: the directory to write to; made if absent.
 
     Returns:
-        The files, the best candidate first.
+        The files or directories, the best candidate first.
 
     Raises:
         UserError: if an argument is not allowed, or if there are no candidates yet.
         RunError: if a file cannot be written.
     """
-    if file_format not in FORMATS:
-        raise UserError(f"--format is {shown(file_format)}; allowed: {', '.join(FORMATS)}")
+    if file_format not in (*FORMATS, VASP):
+        allowed = ", ".join((*FORMATS, VASP))
+        raise UserError(f"--format is {shown(file_format)}; allowed: {allowed}")
     if top < 1:
         raise UserError(f"--top is {top}; allowed: an integer from 1")
     ranked = best(store.candidates().to_pylist())[:top]
-    write, suffix = FORMATS[file_format]
+    write, suffix = FORMATS.get(file_format, (None, ""))
     paths = [out / f"{file_stem(rank, row)}{suffix}" for rank, row in enumerate(ranked, start=1)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for row, path in zip(ranked, paths, strict=True):
-            path.write_text(write(row), encoding="utf-8")
+            if write is None:
+                _write_vasp(row, path)
+            else:
+                path.write_text(write(row), encoding="utf-8")
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--out is {shown(str(out), 200)}; allowed: a directory") from None
     except OSError as error:
@@ -114,6 +118,25 @@ def extxyz_text(structure: Structure, properties: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+def _write_vasp(row: Row, directory: Path) -> None:
+    """Write the input of a relaxation as the Materials Project does it, POTCAR.spec for POTCAR.
+
+    Pseudopotentials are not ours to give away: the file names those to take.
+    """
+    from pymatgen.io.vasp.sets import MPRelaxSet  # noqa: PLC0415 - only this format needs it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen's advice on its settings
+        try:
+            MPRelaxSet(structure_from_row(row)).write_input(directory, potcar_spec=True)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"--format is vasp, for which the Materials Project has no settings for "
+                f"{row['chemical_formula_reduced']} ({first_line(error)}); allowed: "
+                f"{', '.join(FORMATS)}"
+            ) from None
+
+
 def _cif(row: Row) -> str:
     return cif_text(structure_from_row(row))
 
@@ -128,6 +151,7 @@ def _extxyz(row: Row) -> str:
     return extxyz_text(structure_from_row(row), {name: row[name] for name in names})
 
 
+VASP = "vasp"
 FORMATS: dict[str, tuple[Callable[[Row], str], str]] = {
     "cif": (_cif, ".cif"),
     "poscar": (_poscar, ".vasp"),

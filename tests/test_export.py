@@ -14,6 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Incar
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from screening.campaign import Campaign
@@ -106,6 +107,28 @@ def test_files_hold_the_crystals_of_the_table(
         else:
             found = Structure.from_str(path.read_text(), fmt=file_format)
         assert StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1).fit(found, expected)
+
+
+def test_vasp_inputs_are_those_of_the_materials_project(store: Store, tmp_path: Path) -> None:
+    directories = export_candidates(store, 2, "vasp", tmp_path / "vasp")
+    assert [path.name for path in directories] == ["001_ClNa_225_a-000", "002_ClCs_221_b-000"]
+    for directory, expected in zip(directories, RANKED, strict=False):
+        files = {path.name for path in directory.iterdir()}
+        assert files == {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
+        poscar = Structure.from_file(directory / "POSCAR")
+        assert StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1).fit(poscar, expected)
+        # One pseudopotential for each element, in the order of the atoms.
+        named = [name.split("_")[0] for name in (directory / "POTCAR.spec").read_text().split()]
+        assert named == list(dict.fromkeys(site.specie.symbol for site in poscar))
+        incar = Incar.from_file(directory / "INCAR")
+        assert (incar["ENCUT"], incar["ISIF"]) == (520, 3)
+
+
+def test_vasp_inputs_need_settings(store: Store, tmp_path: Path) -> None:
+    polonium = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
+    store.write_candidates([candidate("p", polonium, 0.0)])
+    with pytest.raises(UserError, match=r"has no settings for Po .*; allowed: cif, poscar"):
+        export_candidates(store, 1, "vasp", tmp_path / "vasp")
 
 
 def test_cif_has_the_group_of_the_table(store: Store, tmp_path: Path) -> None:
