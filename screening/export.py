@@ -128,7 +128,7 @@ def _write_vasp(row: Row, directory: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's advice on its settings
         try:
-            MPRelaxSet(structure_from_row(row)).write_input(directory, potcar_spec=True)
+            MPRelaxSet(structure_from_row(row)).write_input(str(directory), potcar_spec=True)
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"--format is vasp, for which the Materials Project has no settings for "
