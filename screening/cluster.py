@@ -105,7 +105,9 @@ class Cluster:
                     _temp_dir=self._directory,
                     **common,
                 )
-        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # a node that is too slow to start is a plain Exception
             where = f"join the Ray cluster at {self._address}" if self._address else "start Ray"
             raise RunError(f"could not {where}: {last_line(error)}") from error
 

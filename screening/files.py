@@ -1,4 +1,4 @@
-"""Files of a results directory, local or in an object store, written so that no crash tears one."""
+"""Files of a results directory, written so that no crash tears one; `object_store` has the others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyarrow import fs
-
 from screening.errors import UserError
+from screening.object_store import open_remote_files
 
 _TEMPORARY = ".tmp-"
 _REMOTE = re.compile(r"(s3|gs)://.+")
@@ -82,7 +81,7 @@ class LocalFiles:
         """Return the names in a directory, without temporaries."""
         try:
             found = [path.name for path in (self.directory / directory).iterdir()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in found if not name.startswith(_TEMPORARY))
 
@@ -104,52 +103,6 @@ class LocalFiles:
         self.remove(name)
 
 
-class RemoteFiles:
-    """Files in an object store, where a file appears whole when its upload ends."""
-
-    def __init__(self, filesystem: fs.FileSystem, root: str) -> None:
-        self.filesystem = filesystem
-        self.root = root.rstrip("/")
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
-        with self.filesystem.open_input_stream(self._path(name)) as stream:
-            return bytes(stream.read())
-
-    def write(self, name: str, content: Any) -> None:
-        """Upload a file."""
-        # Object stores have no directories; pyarrow's other filesystems do.
-        self.filesystem.create_dir(self._path(name).rpartition("/")[0], recursive=True)
-        with self.filesystem.open_output_stream(self._path(name)) as stream:
-            stream.write(content)
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return bool(self.filesystem.get_file_info(self._path(name)).type == fs.FileType.File)
-
-    def names(self, directory: str) -> list[str]:
-        """Return the names in a directory."""
-        selector = fs.FileSelector(self._path(directory), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
-
-    def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
-        if self.exists(name):
-            self.filesystem.delete_file(self._path(name))
-
-    def sweep(self) -> int:
-        """An upload that was interrupted leaves nothing that can be seen."""
-        return 0
-
-    def check_writable(self) -> None:
-        """Write and remove a file."""
-        self.write("_check", b"")
-        self.remove("_check")
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
-
-
 def open_files(uri: str) -> Files:
     """Return the files of a local directory or of an ``s3://`` or ``gs://`` URI.
 
@@ -157,11 +110,7 @@ def open_files(uri: str) -> Files:
         UserError: if the URI is of another kind or its service cannot be reached.
     """
     if _REMOTE.fullmatch(uri):
-        try:
-            filesystem, root = fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError) as error:
-            raise UserError(f"output {uri} cannot be opened: {error}") from None
-        return RemoteFiles(filesystem, root)
+        return open_remote_files(uri)
     scheme = _URI.fullmatch(uri)
     if scheme or not uri or "\0" in uri:
         raise UserError(f"output is {uri!r}; it must be a path or start with s3:// or gs://")

@@ -77,7 +77,7 @@ class Run:
         self, address: str | None, num_samplers: int | None, num_cpus: int | None
     ) -> CampaignResult:
         """Do what is left, in order, and leave a directory that can be resumed whatever happens."""
-        self.store.sweep_temporaries()
+        self.store.sweep()
         self._remember_earlier_run()
         with self.progress, _terminated_like_interrupted():
             try:

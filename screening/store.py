@@ -1,8 +1,9 @@
 """Where a campaign's results lie, and the only place that writes them.
 
-A unit counts as finished when its mark exists; the mark is written after the rows, and every file
-is written beside its target and renamed, so that a crash at any moment leaves a directory that can
-be resumed. Layout::
+A unit counts as finished when its mark exists, and the mark is written after the rows. On a disk
+every file is written beside its target and renamed; in an object store it appears when its upload
+ends. So a crash at any moment leaves a directory that can be resumed: rows without a mark are
+ignored by whoever reads through the store, and removed when the campaign goes on. Layout::
 
     campaign.yaml  fingerprints.json       what is being done, with every default
     samples/chemsys=…/<unit>.parquet       every sample: kept, filtered or failed
@@ -171,11 +172,9 @@ class Store:
             attempts=attempts,
             error=error,
         )
-        path = f"{_SAMPLES}/chemsys={unit.cell.chemical_system}/{unit.unit_id}.parquet"
-        self._write_table(path, table_from_rows(sample_rows, SAMPLE_SCHEMA))
-        self._write_table(
-            f"{_RELAXED}/{unit.unit_id}.parquet", table_from_rows(candidate_rows, CANDIDATE_SCHEMA)
-        )
+        samples, relaxed = _table_paths(unit.unit_id)
+        self._write_table(samples, table_from_rows(sample_rows, SAMPLE_SCHEMA))
+        self._write_table(relaxed, table_from_rows(candidate_rows, CANDIDATE_SCHEMA))
         self._write(f"{_DONE}/{unit.unit_id}.json", _json(mark))
 
     def finished_units(self) -> dict[str, _Row]:
@@ -192,22 +191,34 @@ class Store:
         """Remove a unit's mark, so that it is worked on again."""
         self.files.remove(f"{_DONE}/{unit_id}.json")
 
-    def sweep_temporaries(self) -> int:
-        """Remove what interrupted writes left behind, and return how many files that were."""
-        return self.files.sweep()
+    def sweep(self) -> int:
+        """Remove what interrupted runs left behind, and return how many files that were.
+
+        Besides temporaries these are rows without a mark, and whatever else lies among the tables:
+        who reads the directory as a whole would read it, too.
+        """
+        finished = set(self.finished_units())
+        kept = {f"{_DONE}/{unit}.json" for unit in finished}
+        kept |= {path for unit in finished for path in _table_paths(unit)}
+        systems = [name for name in self.files.names(_SAMPLES) if name.startswith("chemsys=")]
+        kept |= {f"{_SAMPLES}/{name}" for name in systems}
+        removed = self.files.sweep()
+        for directory in (_DONE, _RELAXED, _SAMPLES, *[f"{_SAMPLES}/{name}" for name in systems]):
+            for path in [f"{directory}/{name}" for name in self.files.names(directory)]:
+                if path not in kept and self.files.exists(path):
+                    self.files.remove(path)
+                    removed += 1
+        return removed
 
     def read_samples(self, units: Iterable[str] | None = None) -> pa.Table:
         """Read the samples of the finished units, or of those of them that are named."""
         wanted = _wanted(self.finished_units(), units)
-        paths = [f"{_SAMPLES}/chemsys={unit.split('_')[0]}/{unit}.parquet" for unit in wanted]
-        return self._read_tables(paths, SAMPLE_SCHEMA)
+        return self._read_tables([_table_paths(unit)[0] for unit in wanted], SAMPLE_SCHEMA)
 
     def read_relaxed(self, units: Iterable[str] | None = None) -> pa.Table:
         """Read the relaxed rows of the finished units, or of those of them that are named."""
         wanted = _wanted(self.finished_units(), units)
-        return self._read_tables(
-            [f"{_RELAXED}/{unit}.parquet" for unit in wanted], CANDIDATE_SCHEMA
-        )
+        return self._read_tables([_table_paths(unit)[1] for unit in wanted], CANDIDATE_SCHEMA)
 
     # Results -------------------------------------------------------------------------------
 
@@ -249,12 +260,12 @@ class Store:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file, or return None if there is none or it is damaged."""
-        if not self.files.exists(name):
-            return None
         try:
-            return json.loads(self._read(name))
-        except ValueError:
+            return json.loads(self.files.read(name))
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            raise RunError(f"{self.uri}/{name} cannot be read: {_reason(error)}") from None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, for example ``cif/1.cif`` or ``report.html``."""
@@ -290,6 +301,12 @@ class Store:
                 raise RunError(f"{self.uri}/{name} is damaged: {_reason(error)}") from None
             tables.append(with_all_columns(table, schema).replace_schema_metadata(None))
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _table_paths(unit_id: str) -> tuple[str, str]:
+    """Return where the samples and the relaxed rows of a unit lie."""
+    system = unit_id.partition("_")[0]
+    return f"{_SAMPLES}/chemsys={system}/{unit_id}.parquet", f"{_RELAXED}/{unit_id}.parquet"
 
 
 def _wanted(finished: dict[str, _Row], units: Iterable[str] | None) -> list[str]:

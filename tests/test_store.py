@@ -19,8 +19,9 @@ from pymatgen.core import Lattice, Structure
 
 from screening.campaign import Campaign
 from screening.errors import RunError, UserError
-from screening.files import LocalFiles, RemoteFiles
+from screening.files import LocalFiles
 from screening.grid import Unit, units
+from screening.object_store import RemoteFiles
 from screening.schema import (
     CANDIDATE_SCHEMA,
     SAMPLE_SCHEMA,
@@ -394,7 +395,7 @@ def test_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         started(Store(str(tmp_path / "other")))
     monkeypatch.undo()
     assert store.finished_units() == {}
-    assert store.sweep_temporaries() == 0
+    assert store.sweep() == 0
 
 
 def test_interrupted_write_leaves_the_old_content(
@@ -415,7 +416,7 @@ def test_temporaries_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "_done", tmp_path / "_candidates"):
         (directory / ".tmp-0123").write_bytes(b"half")
     assert list(store.finished_units()) == [next(iter(units(CAMPAIGN))).unit_id]
-    assert store.sweep_temporaries() == 3
+    assert store.sweep() == 3
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
