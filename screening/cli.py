@@ -159,6 +159,12 @@ def resume(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the units that failed once more.")
     ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
+        ),
+    ] = None,
 ) -> None:
     """Go on with a campaign that was interrupted, and print the best candidates.
 
@@ -168,10 +174,44 @@ def resume(
     from screening.pipeline import resume_campaign
 
     try:
-        resume_campaign(results, retry_failed=retry_failed)
+        resume_campaign(results, retry_failed=retry_failed, address=address)
     except KeyboardInterrupt:
         raise RunError(f"stopped; `screening resume {results}` goes on") from None
     _print_best(results)
+
+
+@app.command()
+def submit(
+    campaign: CampaignFile,
+    address: Annotated[
+        str, typer.Option(metavar="http://HEAD:8265", help="The dashboard of a Ray cluster.")
+    ],
+    out: Annotated[
+        str, typer.Option(metavar="URI", help="A URI, or an absolute path that the head reaches.")
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the job's log until it ends.")
+    ] = False,
+) -> None:
+    """Run a campaign as a job of a Ray cluster, or go on with it, and print the job's id.
+
+    Example: screening submit c.yaml --address http://HEAD:8265 --out s3://bucket/c --follow
+    """
+    from screening.campaign import Campaign
+    from screening.grid import check_grid
+
+    read = Campaign.from_yaml(campaign)
+    check_grid(read)
+    # Only now the seconds that torch and Ray take to import.
+    from screening import submission
+
+    job = submission.submit_campaign(read, address, out)
+    print(job, flush=True)
+    if follow:
+        try:
+            submission.follow(job, address, lambda text: print(text, end="", file=sys.stderr))
+        except KeyboardInterrupt:
+            _say(f"the job goes on; `ray job stop {job} --address {address}` ends it")
 
 
 @app.command()

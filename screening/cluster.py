@@ -5,6 +5,7 @@ What runs there are the pools of `screening.pool`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import os
@@ -15,6 +16,7 @@ import socket
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from screening.errors import RunError, UserError
 from screening.pool import Outcome, Pool, last_line
@@ -75,7 +77,7 @@ class Cluster:
         # Processes that Ray starts inherit these; Ray itself reads some of them when imported.
         with _environment({**QUIET_RAY, **local}), _signal_handlers_kept():
             if self._address:
-                os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+                _choose_authentication()
             self._ray = importlib.import_module("ray")
             self._owned = not self._ray.is_initialized()
             if self._owned:
@@ -194,6 +196,64 @@ class Cluster:
         for pool in self._pools:
             pool.dispatch()
         return outcomes
+
+
+class Jobs:
+    """The jobs of a cluster, through its dashboard.
+
+    Args:
+        address: The dashboard, as in ``http://HEAD:8265``.
+
+    Raises:
+        UserError: if the address is of another form.
+        RunError: if nobody answers there, or who answers asks for another token.
+    """
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+            raise UserError("--address must be of the form http://HEAD:8265, the Ray dashboard")
+        self._address = address
+        # Ray prefers what these say to the address that it is given.
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(name, None)
+        with _environment(QUIET_RAY):
+            _choose_authentication()
+            client = importlib.import_module("ray.job_submission").JobSubmissionClient
+            self._client = self._asked(lambda: client(address))
+
+    def submit(self, entrypoint: str, directory: str) -> str:
+        """Start a command in a copy of a directory, and return the job's id."""
+        environment = {"working_dir": directory}
+        return str(
+            self._asked(
+                lambda: self._client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+            )
+        )
+
+    def follow(self, job: str, say: Callable[[str], None]) -> tuple[str, str | None]:
+        """Pass on a job's log until it ends, and return how it ended and why."""
+
+        async def pass_on() -> None:
+            async for text in self._client.tail_job_logs(job):
+                say(text)
+
+        self._asked(lambda: asyncio.run(pass_on()))
+        info = self._asked(lambda: self._client.get_job_info(job))
+        return str(info.status.value), info.message
+
+    def _asked(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except Exception as error:  # noqa: BLE001 - requests, aiohttp and Ray each have their own
+            text = last_line(error)
+            raise RunError(f"the Ray cluster at {self._address} failed: {text}") from None
+
+
+def _choose_authentication() -> None:
+    """Say whether a token is asked for; left open, Ray decides by the files that it finds."""
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
 
 
 def _check_reachable(address: str) -> None:

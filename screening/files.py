@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from screening.errors import UserError
-from screening.object_store import open_remote_files
+from screening.object_store import is_remote, open_remote_files
 
 _TEMPORARY = ".tmp-"
-_REMOTE = re.compile(r"(s3|gs)://.+")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
@@ -109,7 +108,7 @@ def open_files(uri: str) -> Files:
     Raises:
         UserError: if the URI is of another kind or its service cannot be reached.
     """
-    if _REMOTE.fullmatch(uri):
+    if is_remote(uri):
         return open_remote_files(uri)
     scheme = _URI.fullmatch(uri)
     if scheme or not uri or "\0" in uri:

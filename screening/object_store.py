@@ -12,6 +12,7 @@ files, messages and the records of a cluster.
 from __future__ import annotations
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ PAUSES_S = (1.0, 4.0, 15.0)
 _CLIENT_ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 10.0
 _REQUEST_TIMEOUT_S = 60.0
+_REMOTE = re.compile(r"(s3|gs)://.+")
 _NO_USE = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 """Answers that do not change when the question is repeated."""
 _OPTIONS = ("endpoint_override", "region", "scheme")
@@ -106,11 +108,16 @@ class RemoteFiles:
         return f"{self.root}/{name}" if name else self.root
 
 
-def open_remote_files(uri: str) -> RemoteFiles:
-    """Return the files under an ``s3://`` or ``gs://`` URI.
+def is_remote(uri: str) -> bool:
+    """Whether a place of results is in an object store."""
+    return _REMOTE.fullmatch(uri) is not None
+
+
+def check_remote_uri(uri: str) -> tuple[str, dict[str, str]]:
+    """Return a URI as it may be shown, and its options, without asking the service.
 
     Raises:
-        UserError: if the URI cannot be used.
+        UserError: if it holds a key, or an option that is not known.
     """
     parts = urlsplit(uri)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -127,6 +134,17 @@ def open_remote_files(uri: str) -> RemoteFiles:
             f"output {place} has the option {(foreign or ['#'])[0]!r}; allowed after the question "
             f"mark: {', '.join(_OPTIONS)}"
         )
+    return place, options
+
+
+def open_remote_files(uri: str) -> RemoteFiles:
+    """Return the files under an ``s3://`` or ``gs://`` URI.
+
+    Raises:
+        UserError: if the URI cannot be used.
+    """
+    place, options = check_remote_uri(uri)
+    parts = urlsplit(uri)
     try:
         if parts.scheme == "s3":
             return RemoteFiles(_s3(parts.netloc, options), f"{parts.netloc}{parts.path}")

@@ -25,7 +25,17 @@ from screening.summary import summary_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = ("plan", "run", "resume", "status", "report", "export", "train", "sample")
+COMMANDS = (
+    "plan",
+    "run",
+    "resume",
+    "submit",
+    "status",
+    "report",
+    "export",
+    "train",
+    "sample",
+)
 
 
 @pytest.fixture
