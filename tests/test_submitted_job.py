@@ -1,0 +1,110 @@
+"""A campaign as a job of a real Ray head, with its dashboard and a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_submission import alloy
+
+from screening.cluster import LOCAL_RAY
+from screening.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOKEN = secrets.token_hex(32)
+PASSWORD = "hunter2-of-the-one-who-submits"  # noqa: S105 - what must not be sent
+HEAD = """
+import sys, ray
+context = ray.init(
+    address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1",
+    dashboard_port=int(sys.argv[1]), object_store_memory=2**27, _node_ip_address="127.0.0.1",
+    _temp_dir=sys.argv[2], log_to_driver=False, logging_level="ERROR",
+)
+print(context.dashboard_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """The address of a Ray head of its own process, which asks for a token."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {**os.environ, **LOCAL_RAY, "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": ""}
+    # The job's `python` is the one beside the tests'.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as place,
+        subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-c", HEAD, str(port), place],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        ) as head,
+    ):
+        assert head.stdout is not None
+        address = head.stdout.readline().strip()
+        assert address, "Ray did not start"
+        yield f"http://{address}"
+        head.communicate()
+
+
+def submit(
+    directory: Path, address: str, token: str, *more: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    environment |= {"AWS_SECRET_ACCESS_KEY": PASSWORD, "RAY_ADDRESS": "http://127.0.0.1:9"}
+    arguments = ["submit", str(directory / "alloy.yaml"), "--address", address, *more]
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "screening.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_a_submitted_campaign_runs_and_is_followed(dashboard: str, tmp_path: Path) -> None:
+    (tmp_path / "alloy.yaml").write_text(alloy(tmp_path).to_yaml())
+    out = tmp_path / "out"
+    run = submit(tmp_path, dashboard, TOKEN, "--out", str(out), "--follow")
+    assert run.returncode == 0, run.stderr
+    (job,) = run.stdout.splitlines()
+    assert job.startswith("raysubmit_")
+    assert "loading the libraries" in run.stderr
+    assert Store(str(out)).candidates().num_rows == 1
+    assert Store(str(out)).read_json("_progress.json")["state"] == "finished"
+
+    refused = submit(tmp_path, dashboard, "0" * 64, "--out", str(out))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"error: the Ray cluster at {dashboard} failed: ")
+    assert len(refused.stderr.splitlines()) == 1
+
+    record = job_record(dashboard, job)
+    assert record["status"] == "SUCCEEDED"
+    for secret in (TOKEN, PASSWORD):
+        assert secret not in json.dumps(record)
+        assert secret not in run.stdout + run.stderr
+
+
+def job_record(address: str, job: str) -> dict[str, Any]:
+    """Ask the dashboard what it tells of a job."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"{address}/api/jobs/{job}", headers=headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own dashboard
+        return dict(json.load(answer))
