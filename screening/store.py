@@ -15,6 +15,7 @@ ignored by whoever reads through the store, and removed when the campaign goes o
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ _SAMPLES = "samples"
 _RELAXED = "_candidates"
 _DONE = "_done"
 _READERS = 16
+# As `grid.Unit.unit_id`: Cu-K-Si_062_Cu1-K1-Si1_000.
+_UNIT_FILE = re.compile(r"[A-Za-z-]+_\d{3}_[A-Za-z0-9-]+_\d{3,}\.(json|parquet)")
 
 _Row = dict[str, Any]
 
@@ -194,18 +197,19 @@ class Store:
     def sweep(self) -> int:
         """Remove what interrupted runs left behind, and return how many files that were.
 
-        Besides temporaries these are rows without a mark, and whatever else lies among the tables:
-        who reads the directory as a whole would read it, too.
+        Besides temporaries these are rows without a mark, and damaged marks: who reads the
+        directory as a whole would read them, too. Files that no unit can have are not ours to
+        remove.
         """
         finished = set(self.finished_units())
         kept = {f"{_DONE}/{unit}.json" for unit in finished}
         kept |= {path for unit in finished for path in _table_paths(unit)}
         systems = [name for name in self.files.names(_SAMPLES) if name.startswith("chemsys=")]
-        kept |= {f"{_SAMPLES}/{name}" for name in systems}
         removed = self.files.sweep()
-        for directory in (_DONE, _RELAXED, _SAMPLES, *[f"{_SAMPLES}/{name}" for name in systems]):
-            for path in [f"{directory}/{name}" for name in self.files.names(directory)]:
-                if path not in kept and self.files.exists(path):
+        for directory in (_DONE, _RELAXED, *[f"{_SAMPLES}/{name}" for name in systems]):
+            for name in self.files.names(directory):
+                path = f"{directory}/{name}"
+                if _UNIT_FILE.fullmatch(name) and path not in kept:
                     self.files.remove(path)
                     removed += 1
         return removed

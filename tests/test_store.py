@@ -75,6 +75,11 @@ CANDIDATE_COLUMNS = [
     "smact_valid",
     "calculator",
     "cif",
+    "min_distance_ratio",
+    "density",
+    "volume_per_atom",
+    "dimensionality",
+    "space_group_kept",
 ]
 
 CAMPAIGN = Campaign.from_mapping(
