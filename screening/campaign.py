@@ -26,6 +26,7 @@ from screening.chemistry import (
     chemical_system_name,
     space_group_numbers,
 )
+from screening.errors import shown
 from screening.settings import Settings, refuse_duplicates
 from screening.yaml_file import parse_settings, read_settings, write_settings
 
@@ -37,6 +38,9 @@ _FINGERPRINT_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _REMOTE_SCHEMES = ("s3", "gs")
+RANDOM = "random"
+METHODS = ("model", RANDOM)
+"""Of generators."""
 _LONGEST_PATH = 1000
 
 
@@ -94,8 +98,12 @@ class Sites(Settings):
 
 
 class Generator(Settings):
-    """The model that draws crystals."""
+    """What draws crystals: the model, or a search at random for comparison."""
 
+    method: str = Field(
+        default="model",
+        description="model, or random for symmetric random crystals",
+    )
     checkpoint: str = Field(
         default="default",
         min_length=1,
@@ -111,6 +119,23 @@ class Generator(Settings):
         le=10_000,
         description="an integer from 1 to 10000, the samples of one unit of work",
     )
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError
+        return method
+
+    @model_validator(mode="after")
+    def _random_has_no_model(self) -> Self:
+        for name in ("checkpoint", "sampler"):
+            if self.method == RANDOM and getattr(self, name) != "default":
+                raise ValueError(
+                    f"generator.{name} is {shown(getattr(self, name))}; with the method random "
+                    f"there is no model, so that it must be left out"
+                )
+        return self
 
 
 class Filters(Settings):
@@ -216,7 +241,7 @@ class Campaign(Settings):
         default=0, ge=0, le=_LARGEST_SEED, description="an integer from 0 to 2^63 - 1"
     )
     generator: Generator = Field(
-        default=Generator(), description="the keys checkpoint, sampler and unit_size"
+        default=Generator(), description="the keys method, checkpoint, sampler and unit_size"
     )
     filters: Filters = Field(
         default=Filters(), description=f"the keys {', '.join(Filters.model_fields)}"
@@ -321,5 +346,7 @@ class Campaign(Settings):
             # Unset, it is as if the key did not exist: campaigns from before it stay what they are.
             if not settings["filters"][name]:
                 del settings["filters"][name]
+        if settings["generator"]["method"] == "model":
+            del settings["generator"]["method"]  # results from before there was a choice go on
         text = json.dumps({"campaign": settings, "parts": parts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]

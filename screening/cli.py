@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.errors import RunError, ScreeningError, UserError, shown
+from screening.errors import RunError, ScreeningError, UserError
+from screening.options import integer as _integer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from screening.store import Store
 
@@ -30,7 +31,6 @@ TOP = 10
 """How many candidates a run prints."""
 
 # Typer has carried a click of its own since 0.26; its public errors lead to either.
-_LARGEST_BITS = 63
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 _CLICK_ERROR: Any = _USAGE_ERROR.__mro__[1]
 
@@ -58,21 +58,6 @@ Results = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-
-def _integer(option: str, lowest: int) -> Callable[[str], int]:
-    """Return the parser of an option; Typer's own messages leave the value out."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not lowest <= value < 2**_LARGEST_BITS:
-            raise UserError(f"{option} is {shown(text)}; allowed: an integer from {lowest}")
-        return value
-
-    return parse
 
 
 def _print_version(wanted: bool) -> None:
@@ -319,15 +304,19 @@ def sample(
         int, typer.Option(metavar="S", parser=_integer("--seed", 0), help="As a campaign's seed.")
     ] = 0,
     sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    generator: Annotated[
+        str, typer.Option(metavar="model|random", help="The model, or random crystals.")
+    ] = "model",
 ) -> None:
     """Draw crystals of one cell without relaxing them, and print where the table is.
 
     Example: screening sample --sites Cu=1,K=1,Si=1 --space-group 62 -n 8 --out samples.parquet
     """
-    from screening.direct import draw_samples, parse_cell, parse_table_path
+    from screening.direct import draw_samples, parse_cell, parse_generator, parse_table_path
 
     cell, target = parse_cell(sites, space_group), parse_table_path(out)
-    draw_samples(cell, number, seed, checkpoint, sampler, target, report=_say)
+    drawn_by = parse_generator(generator, checkpoint, sampler)
+    draw_samples(cell, number, seed, drawn_by, target, report=_say)
     print(target)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from screening.campaign import Filters
+from screening.campaign import METHODS, RANDOM, Filters, Generator
 from screening.chemistry import check_element, chemical_system_name, space_group_number
 from screening.errors import RunError, UserError, shown
 from screening.grid import Cell, cell_units, skip_reason
@@ -54,6 +54,24 @@ def parse_cell(sites: str, space_group: str) -> Cell:
     return cell
 
 
+def parse_generator(method: str, checkpoint: str, sampler: str) -> Generator:
+    """Read the generator of ``--generator``, ``--checkpoint`` and ``--sampler``.
+
+    Raises:
+        UserError: if one of them is not allowed.
+    """
+    if method not in METHODS:
+        raise UserError(f"--generator is {shown(method)}; allowed: {', '.join(METHODS)}")
+    for option, value in (("--checkpoint", checkpoint), ("--sampler", sampler)):
+        if method == RANDOM and value != "default":
+            raise UserError(
+                f"{option} is {shown(value)}; allowed with --generator random: none, since random "
+                f"crystals come from no model"
+            )
+    values = {"method": method, "checkpoint": checkpoint, "sampler": sampler}
+    return Generator.from_mapping(values, "generator")
+
+
 def parse_table_path(path: Path) -> Path:
     """Check that a table can be written before work is spent on it.
 
@@ -71,8 +89,7 @@ def draw_samples(
     cell: Cell,
     n_samples: int,
     seed: int,
-    checkpoint: str,
-    sampler: str,
+    generator: Generator,
     out: Path,
     report: Callable[[str], None],
 ) -> None:
@@ -82,12 +99,12 @@ def draw_samples(
         UserError: if the checkpoint or the sampler is not there or cannot be used.
         RunError: if the table cannot be written.
     """
-    from model.sampler import sampler_name  # noqa: PLC0415 - torch takes seconds to import
-    from screening.graphs import prepare_unit  # noqa: PLC0415
-    from screening.sampling import SamplingStage  # noqa: PLC0415
+    from screening.graphs import prepare_unit  # noqa: PLC0415 - torch takes seconds to import
+    from screening.sampling import generator_parts, sampling_stage  # noqa: PLC0415
 
     try:
-        stage = SamplingStage(checkpoint, sampler_name(sampler))
+        generator_parts(generator)
+        stage = sampling_stage(generator, Filters().max_atoms)
         stage.setup()
     except ValueError as error:  # the model's errors say what is wrong and what is allowed
         raise UserError(str(error)) from None

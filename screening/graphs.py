@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pymatgen.core import Element
-
 from model.multigraph import make_batch
 
 if TYPE_CHECKING:
@@ -32,9 +30,7 @@ class PreparedUnit:
 
 def prepare_unit(unit: Unit) -> PreparedUnit:
     """Collect operations, special positions, elements and seeds of a unit's samples."""
-    sites = [
-        Element(symbol).Z for symbol, count in unit.cell.site_counts.items() for _ in range(count)
-    ]
+    sites = unit.cell.atomic_numbers
     batch = make_batch([unit.cell.space_group] * unit.count, [sites] * unit.count)
     seeds = tuple(unit.seed(position) for position in range(unit.count))
     return PreparedUnit(unit, batch, seeds)

@@ -12,6 +12,8 @@ from itertools import combinations, product
 from math import ceil, comb
 from typing import TYPE_CHECKING
 
+from pymatgen.core import Element
+
 from screening.campaign import Combinations
 from screening.chemistry import space_group_symbol
 from screening.errors import UserError
@@ -40,6 +42,11 @@ class Cell:
     def site_counts_label(self) -> str:
         """The site counts as text, e.g. ``Cu1-K1-Si1``."""
         return site_counts_label(self.site_counts)
+
+    @property
+    def atomic_numbers(self) -> list[int]:
+        """The element of each inequivalent site."""
+        return [Element(symbol).Z for symbol, n in self.site_counts.items() for _ in range(n)]
 
 
 @dataclass(frozen=True)

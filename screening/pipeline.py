@@ -115,17 +115,15 @@ def fingerprints(campaign: Campaign) -> dict[str, str]:
     Raises:
         UserError: if one of them does not exist or cannot be used.
     """
-    from model.checkpoint import load_checkpoint  # noqa: PLC0415 - imports torch
-    from model.sampler import sampler_name  # noqa: PLC0415
     from screening.calculators import load_calculator  # noqa: PLC0415
     from screening.references import References, check_scale  # noqa: PLC0415
+    from screening.sampling import generator_parts  # noqa: PLC0415 - imports torch
 
-    model = load_checkpoint(campaign.generator.checkpoint)
+    parts = generator_parts(campaign.generator)
     calculator = load_calculator(campaign.relaxation.calculator)
     check_scale(campaign.references, calculator)
     return {
-        "model": model.fingerprint,
-        "sampler": sampler_name(campaign.generator.sampler),
+        **parts,
         "calculator": calculator.fingerprint,
         "references": References.fingerprint_of(campaign.references),
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from screening.campaign import RANDOM
 from screening.schema import structure_columns
 
 if TYPE_CHECKING:
@@ -15,7 +17,18 @@ if TYPE_CHECKING:
     from model.checkpoint import ScoreModel
     from model.crystal import AsymmetricUnit
     from model.multigraph import Batch
+    from screening.campaign import Generator
     from screening.graphs import PreparedUnit
+
+
+class Sampling(Protocol):
+    """What draws the crystals of a unit."""
+
+    def setup(self) -> None:
+        """Load what the work needs, on the worker."""
+
+    def __call__(self, prepared: PreparedUnit, /) -> list[dict[str, Any]]:
+        """Return one row per sample: kept, or failed with an error."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +55,31 @@ class SamplingStage:
         self._loaded["model"] = load_checkpoint(self.checkpoint, device)
         self._loaded["device"] = device
 
-    def __call__(self, prepared: PreparedUnit) -> list[dict[str, Any]]:
-        """Return one row per sample: kept, or failed with an error."""
+    @property
+    def generator(self) -> str:
+        """The value of the column ``generator``."""
         from model.sampler import sampler_name  # noqa: PLC0415 - needs torch
 
-        model: ScoreModel = self._loaded["model"]
-        batch = prepared.batch.to(self._loaded["device"])
-        crystals = _sample_in_parts(model, batch, prepared.seeds, self.sampler)
-        generator = f"{model.fingerprint}/{sampler_name(self.sampler)}"
+        return f"{self._loaded['model'].fingerprint}/{sampler_name(self.sampler)}"
+
+    def draw(self, batch: Batch, seeds: Sequence[int]) -> list[AsymmetricUnit | None]:
+        """Sample one crystal for each structure of a batch, which may be of different cells.
+
+        Returns:
+            The crystals; None where the device's memory does not hold even that one alone.
+        """
+        batch = batch.to(self._loaded["device"])
+        return _sample_in_parts(self._loaded["model"], batch, seeds, self.sampler)
+
+    def __call__(self, prepared: PreparedUnit) -> list[dict[str, Any]]:
+        """Return one row per sample: kept, or failed with an error."""
+        crystals = self.draw(prepared.batch, prepared.seeds)
         return [
-            _row(prepared, position, crystal, generator)
+            {
+                **_asked_for(prepared, position),
+                "generator": self.generator,
+                **crystal_columns(crystal),
+            }
             for position, crystal in enumerate(crystals)
         ]
 
@@ -83,23 +111,94 @@ def _sample_in_parts(
     ]
 
 
-def _row(
-    prepared: PreparedUnit, position: int, crystal: AsymmetricUnit | None, generator: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RandomStage:
+    """Draws random crystals in place of the model's; see ``screening.random_crystals``."""
+
+    max_atoms: int
+    """The most atoms in the primitive cell."""
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, prepared: PreparedUnit) -> list[dict[str, Any]]:
+        """Return one row per sample: kept, or failed with an error."""
+        return [self._drawn(prepared, position) for position in range(prepared.unit.count)]
+
+    def _drawn(self, prepared: PreparedUnit, position: int) -> dict[str, Any]:
+        from screening.random_crystals import (  # noqa: PLC0415 - needs torch
+            VERSION,
+            NoCrystalError,
+            random_crystal,
+        )
+
+        generator = f"{RANDOM}/{VERSION}"
+        cell = prepared.unit.cell
+        try:
+            crystal = random_crystal(
+                cell.space_group, cell.atomic_numbers, self.max_atoms, prepared.seeds[position]
+            )
+        except NoCrystalError as error:
+            columns = {"status": "failed", "error": str(error)}
+        else:
+            columns = crystal_columns(crystal)
+        return {**_asked_for(prepared, position), "generator": generator, **columns}
+
+
+def sampling_stage(generator: Generator, max_atoms: int) -> Sampling:
+    """Return the stage of a campaign's generator.
+
+    Args:
+        generator: the settings.
+        max_atoms: the most atoms in the primitive cell. Random crystals keep to it; the model's
+            formula is found by sampling, and filtered afterwards.
+    """
+    if generator.method == RANDOM:
+        return RandomStage(max_atoms)
+    return SamplingStage(_anywhere(generator.checkpoint), generator.sampler)
+
+
+def generator_parts(generator: Generator) -> dict[str, str]:
+    """Return the fingerprints of a generator; joined by a slash they are the column `generator`.
+
+    Raises:
+        ValueError: of the model's own, if the checkpoint or the sampler cannot be used.
+    """
+    from model.checkpoint import load_checkpoint  # noqa: PLC0415 - imports torch
+    from model.sampler import sampler_name  # noqa: PLC0415
+    from screening.random_crystals import VERSION  # noqa: PLC0415
+
+    if generator.method == RANDOM:
+        return {"model": RANDOM, "sampler": VERSION}
+    model = load_checkpoint(generator.checkpoint)
+    return {"model": model.fingerprint, "sampler": sampler_name(generator.sampler)}
+
+
+def _anywhere(checkpoint: str) -> str:
+    """Return a checkpoint's name, or its path in a form that does not depend on the directory."""
+    from model.checkpoint import checkpoint_path  # noqa: PLC0415 - imports torch
+
+    path = checkpoint_path(checkpoint)
+    return str(path.resolve()) if path == Path(checkpoint) else checkpoint
+
+
+def _asked_for(prepared: PreparedUnit, position: int) -> dict[str, Any]:
     unit = prepared.unit
-    row: dict[str, Any] = {
+    return {
         "sample_id": unit.sample_id(position),
         "unit_id": unit.unit_id,
         "seed": prepared.seeds[position],
         "chemical_system": unit.cell.chemical_system,
         "space_group_requested": unit.cell.space_group,
         "site_counts": unit.cell.site_counts_label,
-        "generator": generator,
-        "status": "kept",
     }
+
+
+def crystal_columns(crystal: AsymmetricUnit | None) -> dict[str, Any]:
+    """Return a sampled crystal's columns: kept, or failed with an error."""
     if crystal is None:
         error = "sampling: the device's memory does not hold a single crystal of this cell"
-        return {**row, "status": "failed", "error": error}
+        return {"status": "failed", "error": error}
     if not (np.isfinite(crystal.frac_coords).all() and np.isfinite(crystal.lengths).all()):
-        return {**row, "status": "failed", "error": "sampling diverged: coordinates not finite"}
-    return {**row, **structure_columns(crystal.to_structure())}
+        return {"status": "failed", "error": "sampling diverged: coordinates not finite"}
+    return {"status": "kept", **structure_columns(crystal.to_structure())}

@@ -61,7 +61,11 @@ SAMPLE_SCHEMA = pa.schema(
         *STRUCTURE_FIELDS[7:8],
         _field("site_counts", _TEXT, "inequivalent sites per element that were asked for"),
         *STRUCTURE_FIELDS[8:],
-        _field("generator", _TEXT, "fingerprint of the checkpoint / name of the sampler"),
+        _field(
+            "generator",
+            _TEXT,
+            "fingerprint of the checkpoint / name of the sampler, or random / version",
+        ),
         _field("status", _TEXT, "kept, filtered or failed"),
         _field("reason", _TEXT, "why it was filtered"),
         _field("error", _TEXT, "why it failed"),

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.checkpoint import checkpoint_path
 from screening.graphs import prepare_unit
 from screening.grid import units
 from screening.relaxation import RelaxationStage
-from screening.sampling import SamplingStage
+from screening.sampling import sampling_stage
 from screening.screens import FilterStage
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from screening.pool import Outcome, Pool
     from screening.progress import Progress
     from screening.references import References
+    from screening.sampling import Sampling
     from screening.store import Store
 
 Row = dict[str, Any]
@@ -57,7 +56,7 @@ _ACTIVITY = "sampling and relaxing"
 class SampleAndFilter:
     """What a sampler does: draw the crystals of a unit, then filter them."""
 
-    sampling: SamplingStage
+    sampling: Sampling
     filters: FilterStage
 
     def setup(self) -> None:
@@ -160,9 +159,7 @@ class Sweep:
         settings = self._campaign
         n_samplers = num_samplers or cluster.gpus or max(1, cluster.cpus // CPUS_PER_SAMPLER)
         samplers_per_gpu = ceil(n_samplers / cluster.gpus) if cluster.gpus else 0
-        sampling = SamplingStage(
-            _anywhere(settings.generator.checkpoint), settings.generator.sampler
-        )
+        sampling = sampling_stage(settings.generator, settings.filters.max_atoms)
         filters = FilterStage(**settings.filters.model_dump())
         relaxation = RelaxationStage(
             settings.relaxation.calculator, settings.relaxation.fmax, settings.relaxation.max_steps
@@ -278,12 +275,6 @@ class Sweep:
             seconds=opened.seconds,
             attempts=opened.attempts,
         )
-
-
-def _anywhere(checkpoint: str) -> str:
-    """Return a checkpoint's name, or its path in a form that does not depend on the directory."""
-    path = checkpoint_path(checkpoint)
-    return str(path.resolve()) if path == Path(checkpoint) else checkpoint
 
 
 def _failed_sample(unit: Unit, position: int, generator: str, error: str | None) -> Row:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,15 @@ def test_common32_are_the_most_frequent_groups_of_the_training_data() -> None:
         (changed(relaxation={"max_steps": 0}), ["relaxation.max_steps is 0", "from 1"]),
         (changed(generator=[]), ["generator is []", "checkpoint"]),
         (changed(generator={"unit_size": 0}), ["generator.unit_size is 0", "from 1"]),
+        (
+            changed(generator={"method": "magic"}),
+            ["generator.method is 'magic'", "model, or random"],
+        ),
+        (
+            changed(generator={"method": "random", "checkpoint": "mine.safetensors"}),
+            ["generator.checkpoint is 'mine.safetensors'", "with the method random"],
+        ),
+        (changed(generator={"method": "random", "sampler": "langevin"}), ["generator.sampler is"]),
         (changed(references="known.xlsx"), ["references is 'known.xlsx'", ".parquet"]),
         (changed(output="http://x/y"), ["output is 'http://x/y'", "s3://"]),
         (changed(output="a\0b"), ["output is 'a\\x00b'", "a path"]),
@@ -314,6 +325,21 @@ def test_fingerprint_does_not_know_filters_that_are_not_set() -> None:
     for name, value in limits.items():
         with_limit = Campaign.from_mapping(changed(filters={name: value}))
         assert with_limit.fingerprint(parts) != "93218673e5f834d7"
+
+
+def test_the_generator_s_method_is_recorded_and_counts() -> None:
+    model = Campaign.from_mapping(SHORTEST)
+    random = Campaign.from_mapping(changed(generator={"method": "random"}))
+    assert model.resolved()["generator"]["method"] == "model"
+    assert random.resolved()["generator"]["method"] == "random"
+    assert Campaign.from_text(random.to_yaml(), "again") == random
+    assert random.fingerprint({}) != model.fingerprint({})
+    # What was begun before there was a choice still is the same campaign.
+    settings = model.resolved()
+    del settings["output"], settings["generator"]["method"]
+    settings["filters"] = {name: value for name, value in settings["filters"].items() if value}
+    text = json.dumps({"campaign": settings, "parts": {}}, sort_keys=True)
+    assert model.fingerprint({}) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_campaign_cannot_be_changed() -> None:

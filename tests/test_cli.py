@@ -150,6 +150,19 @@ def test_sample_writes_the_documented_columns(
     assert list(pd.read_parquet(other)["seed"]) != list(frame["seed"][:2])
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries that sampling loads
+def test_random_crystals_are_drawn_without_a_model(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    target = tmp_path / "random.parquet"
+    arguments = ["--sites", "Cs=1,Cl=1", "--space-group", "Pm-3m", "--generator", "random"]
+    status, out, _ = call("sample", *arguments, "-n", 3, "--out", target)
+    assert (status, out.strip()) == (0, str(target))
+    frame = pd.read_parquet(target)
+    assert set(frame["generator"]) == {"random/1"}
+    assert set(frame["status"]) == {"kept"}
+
+
 # mistakes --------------------------------------------------------------------------------
 
 FILES: dict[str, str] = {
@@ -318,6 +331,11 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
         (
             [*SAMPLE, "--sampler", "magic"],
             "sampler must be one of default",
+        ),
+        ([*SAMPLE, "--generator", "magic"], "--generator is 'magic'; allowed: model, random"),
+        (
+            [*SAMPLE, "--generator", "random", "--sampler", "langevin"],
+            "--sampler is 'langevin'; allowed with --generator random: none",
         ),
         (["train", "--data", "none.parquet", "--out", "o.safetensors"], "--data is 'none.parquet'"),
         (["train", "--data", "good.yaml", "--out", "o.safetensors"], "data must be .parquet"),

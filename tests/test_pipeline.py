@@ -260,6 +260,26 @@ def test_an_element_that_the_potential_does_not_know_is_a_recorded_failure(
     assert all(error.startswith("relaxation: ") for error in errors)
 
 
+def test_a_campaign_of_random_crystals_goes_on_as_one(local_ray: None, tmp_path: Path) -> None:
+    del local_ray
+    text = ALLOY.replace("{unit_size: 1}", "{unit_size: 2, method: random}")
+    text = text.replace("[221, 123]", "[221]").replace("samples_per_cell: 6", "samples_per_cell: 4")
+    known = tmp_path / "known.csv"
+    known.write_text(KNOWN)
+    campaign = Campaign.from_text(text.replace("REFERENCES", str(known)), "alloy")
+    result = run_campaign(campaign, str(tmp_path / "out"), view=quiet())
+    store = Store(result.uri)
+    assert store.fingerprints["model"] == "random"
+    samples = store.read_samples().to_pylist()
+    assert [row["generator"] for row in samples] == ["random/1"] * 4
+    assert result.summary["units"] == {"done": 2}
+    again = resume_campaign(result.uri, view=quiet())
+    assert again.summary["samples"] == result.summary["samples"]
+    drawn_by_the_model = Campaign.from_text(text.replace(", method: random", ""), "alloy")
+    with pytest.raises(UserError, match="holds another campaign"):
+        run_campaign(drawn_by_the_model, result.uri, view=quiet())
+
+
 def test_a_potential_that_kills_its_process_is_a_recorded_failure(
     local_ray: None, tmp_path: Path
 ) -> None:
