@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from screening.errors import RunError, ScreeningError, UserError
+from screening.evaluation.commands import evaluate
 from screening.options import integer as _integer
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ references = typer.Typer(
     help="Known phases that candidates are measured against.", rich_markup_mode=None
 )
 app.add_typer(references, name="references")
+app.add_typer(evaluate, name="evaluate")
 
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.", show_default=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from screening.ranking import RANKING, rank
 from screening.references import References
 from screening.report import report_campaign
 from screening.schema import STATUSES, structure_from_row
+from screening.signals import terminated_like_interrupted
 from screening.sweep import REFERENCES, RELAXATION, RELAXERS, SAMPLERS, SAMPLING, Sweep
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Run:
         """Do what is left, in order, and leave a directory that can be resumed whatever happens."""
         self.store.sweep()
         self._remember_earlier_run()
-        with self.progress, _terminated_like_interrupted():
+        with self.progress, terminated_like_interrupted():
             try:
                 self.progress.do("starting Ray")
                 with Cluster(address, num_cpus) as cluster, self._said_when_stopping():
@@ -209,16 +208,3 @@ def _totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "wall_s": round(sum(run["elapsed_s"] for run in runs), 3),
         "busy_s": {name: round(seconds, 3) for name, seconds in busy_s.items()},
     }
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM, as a scheduler sends it, end a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,84 @@
+"""The commands of ``screening evaluate``."""
+# ruff: noqa: PLC0415 - imports that take time stand inside the commands that need them
+# ruff: noqa: T201 - printing is what a command line does
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from screening.options import integer
+
+evaluate = typer.Typer(
+    help="Measure how good the engine is, on crystals that are known.", no_args_is_help=True
+)
+
+
+@evaluate.command()
+def rediscovery(
+    *,
+    targets: Annotated[
+        Path, typer.Option(metavar="F.json", help="Known crystals: input and answer of each.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="R.json", help="The result to write.")],
+    samples: Annotated[
+        int, typer.Option(metavar="N", parser=integer("--samples", 1), help="Per target.")
+    ] = 50,
+    generator: Annotated[
+        str, typer.Option(metavar="model|random", help="The model, or random crystals.")
+    ] = "model",
+    checkpoint: Annotated[
+        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
+    ] = "default",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    calculator: Annotated[
+        str, typer.Option(metavar="NAME", help="A potential, as in a campaign.")
+    ] = "default",
+    seed: Annotated[
+        int, typer.Option(metavar="S", parser=integer("--seed", 0), help="As a campaign's seed.")
+    ] = 0,
+    no_relax: Annotated[
+        bool, typer.Option("--no-relax", help="Compare samples as they were drawn only.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=integer("--cores", 1),
+            help="Cores of the Ray that is started here; all of them, without it.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Search for known crystals by their space group and site counts, and count the hits.
+
+    Stopped, the same command goes on with the targets that are left.
+
+    Example: screening evaluate rediscovery --targets targets.json --samples 50 --out result.json
+    """
+    from screening.campaign import Relaxation
+    from screening.direct import parse_generator
+    from screening.evaluation.figures import result_text
+    from screening.views import open_view
+
+    drawn_by = parse_generator(generator, checkpoint, sampler)
+    relaxation = None
+    if not no_relax:
+        relaxation = Relaxation.from_mapping({"calculator": calculator}, "relaxation")
+    # Only now the seconds that torch and Ray take to import.
+    from screening.evaluation.rediscovery import RediscoverySettings, evaluate_rediscovery
+
+    settings = RediscoverySettings(
+        targets, out, samples, seed, generator=drawn_by, relaxation=relaxation
+    )
+    result = evaluate_rediscovery(settings, open_view(), address=address, num_cpus=cores)
+    print(json.dumps(result, indent=1) if as_json else result_text(result))
