@@ -42,16 +42,15 @@ VERSION = "1"
 
 # Both are in units of covalent radii (Cordero et al., Dalton Trans. 2832, 2008). PyXtal takes a
 # sphere between the covalent and the van der Waals radius for each atom, and half the sum of the
-# covalent radii as the shortest distance. In MP-20's training split, groups from 16 on, 90 % of
-# volumes are 1.03 to 3.06 times that of the covalent spheres, and in 1,500 of its crystals one in
-# 500 has two atoms at less than 0.72 of the sum of their radii.
+# covalent radii as the shortest distance. These here and the edges below round the distributions in
+# MP-20's training split, which `benchmarks/random_crystals.py` prints.
 VOLUME_FACTORS = (1.0, 3.0)
 """Volume in units of that of the covalent spheres; drawn uniformly in its logarithm."""
 DISTANCE_FACTOR = 0.7
 """Shortest distance in units of the sum of the covalent radii."""
 
-# Medians and spreads of log(c/a), and of the log of an edge over the mean edge where all three are
-# free, in round numbers, of 4,000 crystals of the same split.
+# Median of c/a by centring, and spread of its logarithm; where all three edges are free, spread of
+# the logarithm of an edge over their mean.
 _RATIOS = {"P": 1.4, "I": 2.0, "R": 3.5}
 _RATIO_SPREAD = 0.7
 _EDGE_SPREAD = 0.4

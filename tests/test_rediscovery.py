@@ -183,6 +183,12 @@ def test_a_command_that_is_asked_for_wrongly_is_one_sentence(
     assert "Traceback" not in err
 
 
+def test_help_shows_a_command_that_works(call: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, err = call("--help")
+    assert (status, err) == (0, "")
+    assert "Example: screening evaluate rediscovery --targets" in out
+
+
 # Figures ---------------------------------------------------------------------------------
 
 
