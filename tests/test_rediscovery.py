@@ -21,6 +21,7 @@ from screening.cluster import Cluster
 from screening.errors import UserError
 from screening.evaluation.figures import result_text, target_figures, total_figures
 from screening.evaluation.judging import Verdict
+from screening.evaluation.partial import PartialResult
 from screening.evaluation.targets import free_positional_coordinates, read_targets
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ TEXTBOOK = [entry("rock salt", ROCK_SALT), entry("caesium chloride", CESIUM_CHLO
 # Aluminium and copper, for a potential that takes milliseconds.
 METALS = [
     entry(f"B2-{index}", crystal(221, [2.9 + index / 100] * 3, {13: [0, 0, 0], 29: [0.5] * 3}))
-    for index in range(6)
+    for index in range(4)
 ]
 
 
@@ -264,6 +265,34 @@ def test_figures_of_all_targets_are_counted_by_hand(tmp_path: Path) -> None:
     assert "1 of 1 found before relaxation (mean hit rate 100.0 %)" in text
 
 
+# What is kept ----------------------------------------------------------------------------
+
+
+def test_finished_targets_are_kept_until_the_result_is_written(tmp_path: Path) -> None:
+    out, asked = tmp_path / "r.json", {"samples": 5, "seed": 0}
+    first = PartialResult(out, asked)
+    first.keep("0001-a", {"hits": 1}, 3.0)
+    first.keep("0002-b", {"hits": 2}, 7.0)
+    second = PartialResult(out, asked)
+    assert second.finished_targets() == {"0001-a": {"hits": 1}, "0002-b": {"hits": 2}}
+    second.keep("0003-c", {"hits": 0}, 4.0)
+    assert (second.run, second.wall_s()) == (2, 11.0)  # 7 s of the first run, 4 s of the second
+    # A damaged file proves nothing, and half a file from a crash is not one.
+    folder = tmp_path / "r.json.partial" / "targets"
+    (folder / "0002-b.json").write_text("{")
+    (folder / ".tmp-0004").write_text("{}")
+    assert set(PartialResult(out, asked).finished_targets()) == {"0001-a", "0003-c"}
+    with pytest.raises(
+        UserError, match=r"partial is of another evaluation: seed \(0 before, 1 now"
+    ):
+        PartialResult(out, {**asked, "seed": 1})
+    second.finish({"configuration": asked, "hits": 3})
+    assert not folder.exists()
+    assert PartialResult(out, asked).finished_result() == {"configuration": asked, "hits": 3}
+    with pytest.raises(UserError, match=r"r.json is of another evaluation: samples \(5 before, 6"):
+        PartialResult(out, {**asked, "samples": 6})
+
+
 # The command -----------------------------------------------------------------------------
 
 
@@ -339,7 +368,7 @@ def test_random_crystals_are_compared_without_relaxation(
 def metals(directory: Path, out: Path) -> list[str]:
     targets = write(directory / "metals.json", METALS)
     return [
-        *("--targets", str(targets), "--out", str(out), "--samples", "40"),
+        *("--targets", str(targets), "--out", str(out), "--samples", "20"),
         *("--generator", "random", "--calculator", "ase.calculators.emt:EMT"),
     ]
 
