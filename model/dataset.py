@@ -93,7 +93,8 @@ def join(units: Sequence[AsymmetricUnit], n_skipped: int = 0) -> Crystals:
     )
 
 
-_Cell = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]"]
+Cell = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]"]
+"""Lattice, fractional coordinates and atomic numbers of a crystal, in any cell."""
 
 
 def read_crystals(paths: Sequence[Path], cache: Path | None = None) -> Crystals:
@@ -113,7 +114,7 @@ def read_crystals(paths: Sequence[Path], cache: Path | None = None) -> Crystals:
                 **{name: stored[name] for name in stored if name != "n_skipped"},
                 n_skipped=int(stored["n_skipped"]),
             )
-    cells = [cell for path in paths for cell in _read(path)]
+    cells = [cell for path in paths for cell in read_cells(path)]
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
         units = list(pool.map(_standardise, cells, chunksize=64))
     usable = [unit for unit in units if unit is not None]
@@ -137,7 +138,7 @@ def _store(crystals: Crystals, target: Path) -> None:
     beside.replace(target)
 
 
-def _standardise(cell: _Cell) -> AsymmetricUnit | None:
+def _standardise(cell: Cell) -> AsymmetricUnit | None:
     return asymmetric_unit(*cell)
 
 
@@ -149,7 +150,15 @@ def _digest(paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(path: Path) -> Iterator[_Cell]:
+def read_cells(path: Path) -> Iterator[Cell]:
+    """Yield the crystals of a file or folder as they stand in it, in its order.
+
+    Yields:
+        Lattice (3, 3) in angstrom, fractional coordinates (n_atoms, 3), atomic numbers (n_atoms,).
+
+    Raises:
+        DataError: if the file is missing or of an unknown kind.
+    """
     if not path.exists():
         message = f"{path}: no such file or folder"
         raise DataError(message)
@@ -173,7 +182,7 @@ def _read(path: Path) -> Iterator[_Cell]:
         raise DataError(message)
 
 
-def _from_parquet(path: Path) -> Iterator[_Cell]:
+def _from_parquet(path: Path) -> Iterator[Cell]:
     import pyarrow as pa  # noqa: PLC0415 - slow to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -193,7 +202,7 @@ def _from_parquet(path: Path) -> Iterator[_Cell]:
             )
 
 
-def _from_cif(text: str) -> _Cell:
+def _from_cif(text: str) -> Cell:
     from pymatgen.core import Structure  # noqa: PLC0415 - slow to import
 
     structure = Structure.from_str(text, fmt="cif")

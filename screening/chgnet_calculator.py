@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from numpy.typing import NDArray
+    from pymatgen.core import Structure
 
 
 class CHGNetCalculator(Calculator):
@@ -72,3 +74,10 @@ class CHGNetCalculator(Calculator):
             "forces": -by_positions.double().cpu().numpy(),
             "stress": by_strain.double().cpu().numpy() / volume,
         }
+
+    def embedding(self, crystal: Structure) -> NDArray[np.float64]:
+        """Return what the network makes of a crystal before its energy: (64,), a mean over atoms."""
+        graph: Any = self.model.graph_converter(crystal)
+        with torch.no_grad():
+            answer = self.model([graph.to(self.device)], task="e", return_crystal_feas=True)
+        return np.asarray(answer["crystal_fea"][0].double().cpu().numpy())

@@ -82,3 +82,76 @@ def rediscovery(
     )
     result = evaluate_rediscovery(settings, open_view(), address=address, num_cpus=cores)
     print(json.dumps(result, indent=1) if as_json else result_text(result))
+
+
+@evaluate.command()
+def generation(  # noqa: PLR0917 - Typer passes options by name
+    test: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Real crystals that no generator has seen: Parquet, CSV."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="R.json", help="The result; what makes it resumable lies beside it, in folders."
+        ),
+    ],
+    num: Annotated[
+        int,
+        typer.Option(
+            "--num",
+            metavar="N",
+            parser=integer("--num", 1),
+            help="Crystals to draw, with space groups and site counts of test crystals.",
+        ),
+    ] = 1000,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score up to N crystals made elsewhere: Parquet, CSV."),
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score N real crystals of this file, too: the ceiling."),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
+    ] = "default",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="S", parser=integer("--seed", 0), help="Of every choice."),
+    ] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=integer("--cores", 1),
+            help="Cores of the Ray that is started here; all of them, without it.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Compare what the model draws with test crystals; the same command goes on after a stop.
+
+    Example: screening evaluate generation --test test.parquet --train train.parquet --out R.json
+    """
+    from screening.evaluation.settings import GenerationSettings
+    from screening.views import open_view
+
+    settings = GenerationSettings(test, out, num, samples, train, checkpoint, sampler, seed)
+    settings.check()
+    view = open_view()
+    view.say("loading the libraries and the model")
+    from screening.evaluation.generation import evaluate_generation
+    from screening.evaluation.table import result_text
+
+    result = evaluate_generation(settings, view, address=address, num_cpus=cores)
+    print(json.dumps(result, indent=1) if as_json else result_text(result))
