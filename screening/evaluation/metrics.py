@@ -97,19 +97,19 @@ def frechet_distance(first: Array, second: Array) -> float | None:
     """
     if min(len(first), len(second)) < 2:  # noqa: PLR2004 - see above
         return None
-    root = _root(np.cov(first, rowvar=False))
-    other = np.atleast_2d(np.cov(second, rowvar=False))
-    # C1 C2 has the eigenvalues of this symmetric matrix, whose root is safe to take.
-    between = np.linalg.eigvalsh(root @ other @ root)
+    here, there = _factor(first), _factor(second)
+    # The eigenvalues of C1 C2 are the squares of these singular values: no root of rounding errors.
+    between = np.linalg.svd(here @ there.T, compute_uv=False).sum()
     shift = first.mean(axis=0) - second.mean(axis=0)
-    trace = np.trace(root @ root) + np.trace(other) - 2 * np.sqrt(between.clip(min=0)).sum()
-    return float(shift @ shift + trace)
+    distance = shift @ shift + (here**2).sum() + (there**2).sum() - 2 * between
+    return max(0.0, float(distance))
 
 
-def _root(covariance: Array) -> Array:
-    """Return the symmetric root of a covariance, whose rounding may have made it indefinite."""
-    values, axes = np.linalg.eigh(np.atleast_2d(covariance))
-    return np.asarray((axes * np.sqrt(values.clip(min=0))) @ axes.T)
+def _factor(points: Array) -> Array:
+    """Return F with F^T F the covariance of points, without computing that."""
+    centred = points - points.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(sizes[:, None] * axes / np.sqrt(len(points) - 1))
 
 
 @dataclass(frozen=True)
