@@ -163,8 +163,8 @@ def predictor_corrector(
     schedule: NoiseSchedule,
     stream: NoiseStream,
     *,
-    n_levels: int = 25,
-    n_corrections: int = 3,
+    n_levels: int = 17,
+    n_corrections: int = 5,
     position_step: float = 1.0,
     length_step: float = 0.2,
     length_temperature: float = 0.15,
@@ -323,7 +323,7 @@ SAMPLERS: dict[str, Callable[..., State]] = {
     "predictor-corrector": predictor_corrector,
     "ancestral": ancestral,
 }
-DEFAULT_SAMPLER = "ancestral"
+DEFAULT_SAMPLER = "predictor-corrector"
 
 
 def sampler_name(name: str) -> str:

@@ -106,7 +106,7 @@ def test_the_result_is_complete(evaluated: tuple[Path, dict[str, Any]], known: P
     out, result = evaluated
     assert json.loads(out.read_text()) == result
     assert result["source"]["checkpoint_fingerprint"]
-    assert result["source"]["sampler"] == "ancestral"
+    assert result["source"]["sampler"] == "predictor-corrector"
     assert result["test"]["rows"] == 12
     assert result["test"]["crystals"] == 11
     assert result["test"]["without_fingerprint"] == 0
@@ -222,7 +222,10 @@ def test_the_engines_own_samples_are_read_back(
         ({"--samples": "none.csv"}, "--samples is 'none.csv'; there is no such file"),
         ({"--samples": "crystal.txt"}, "--samples is 'crystal.txt'; allowed: a .parquet file"),
         ({"--samples": "empty.csv"}, "a CSV file must have a column 'cif'"),
-        ({"--sampler": "fast"}, "sampler must be one of default, langevin, ancestral, got 'fast'"),
+        (
+            {"--sampler": "fast"},
+            "sampler must be one of default, langevin, predictor-corrector, ancestral, got 'fast'",
+        ),
         ({"--checkpoint": "none"}, "checkpoint must be one of default"),
         ({"--samples": "empty.csv", "--sampler": "langevin"}, "are allowed without it only"),
         (
