@@ -13,13 +13,17 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+import psutil
+
 from screening.errors import RunError, UserError
-from screening.pool import Outcome, Pool, last_line
+from screening.pool import MAX_ATTEMPTS, Outcome, Pool, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_TIMEOUT_S = 5.0
+TOO_SLOW = "timed out during startup"
+"""Words of the error of a Ray node that was not there within 30 s."""
+AGENT_TIMEOUT_S = 60.0
+"""How long a job waits for a head that has just been started, s."""
 
 WORKER_ENVIRONMENT = {
     # Parallelism is between actors: threads within one would take the cores of its neighbours.
@@ -78,10 +86,13 @@ class Cluster:
         with _environment({**QUIET_RAY, **local}), _signal_handlers_kept():
             if self._address:
                 _choose_authentication()
+            was_imported = "ray" in sys.modules
             self._ray = importlib.import_module("ray")
             self._owned = not self._ray.is_initialized()
             if self._owned:
                 try:
+                    if was_imported:
+                        _reread_authentication()
                     self._start()
                 except BaseException:  # Ctrl-C too: nothing of Ray must stay behind
                     self._stop()
@@ -96,8 +107,19 @@ class Cluster:
                 environment = {"env_vars": WORKER_ENVIRONMENT}
                 self._ray.init(address=self._address, runtime_env=environment, **common)
             else:
-                # The path of a socket has at most 107 characters: $TMPDIR may be too long.
-                self._directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+                self._start_here(common)
+        except UserError:
+            raise
+        except Exception as error:  # a node that is too slow to start is a plain Exception
+            where = f"join the Ray cluster at {self._address}" if self._address else "start Ray"
+            raise RunError(f"could not {where}: {last_line(error)}") from error
+
+    def _start_here(self, common: dict[str, Any]) -> None:
+        """Start a Ray on this machine; one that is busy may need more than Ray's 30 seconds."""
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
+            # The path of a socket has at most 107 characters: $TMPDIR may be too long.
+            self._directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+            try:
                 self._ray.init(
                     address="local",
                     num_cpus=self._num_cpus,
@@ -107,11 +129,15 @@ class Cluster:
                     _temp_dir=self._directory,
                     **common,
                 )
-        except UserError:
-            raise
-        except Exception as error:  # a node that is too slow to start is a plain Exception
-            where = f"join the Ray cluster at {self._address}" if self._address else "start Ray"
-            raise RunError(f"could not {where}: {last_line(error)}") from error
+            except Exception as error:  # that is what Ray raises for a node that is too slow
+                if TOO_SLOW not in str(error) or not attempts_left:
+                    raise
+                # Ray forgets the processes of a start that failed. The next start finds the
+                # libraries in memory, and is quicker.
+                kill_processes_of(self._directory)
+                shutil.rmtree(self._directory, ignore_errors=True)
+            else:
+                return
 
     def __exit__(
         self,
@@ -225,11 +251,21 @@ class Jobs:
     def submit(self, entrypoint: str, directory: str) -> str:
         """Start a command in a copy of a directory, and return the job's id."""
         environment = {"working_dir": directory}
-        return str(
-            self._asked(
-                lambda: self._client.submit_job(entrypoint=entrypoint, runtime_env=environment)
-            )
-        )
+
+        def start() -> str:
+            end = time.monotonic() + AGENT_TIMEOUT_S
+            while True:
+                try:
+                    return str(
+                        self._client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+                    )
+                except RuntimeError as error:
+                    # The dashboard of a new head answers some seconds before its agent does.
+                    if "No available agent" not in str(error) or time.monotonic() > end:
+                        raise
+                    time.sleep(1.0)
+
+        return str(self._asked(start))
 
     def follow(self, job: str, say: Callable[[str], None]) -> tuple[str, str | None]:
         """Pass on a job's log until it ends, and return how it ended and why."""
@@ -254,6 +290,27 @@ def _choose_authentication() -> None:
     """Say whether a token is asked for; left open, Ray decides by the files that it finds."""
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+
+
+def kill_processes_of(directory: str) -> None:
+    """Kill those of this process's descendants that name a directory in their command."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(directory in argument for argument in process.cmdline()):
+                process.kill()
+                process.wait(timeout=5)
+
+
+def _reread_authentication() -> None:
+    """Make Ray read the mode and the token anew, where a notebook has imported it before.
+
+    It keeps what it read when it was imported. There is no public call for this; where a version
+    has none at all, starting Ray fails with its own sentence about tokens.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:

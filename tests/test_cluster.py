@@ -246,6 +246,61 @@ def test_a_ray_of_its_own_starts_silently_and_leaves_nothing() -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+SLOW_AT_FIRST = """
+import subprocess, sys
+import ray
+from screening.cluster import Cluster
+init, left_behind = ray.init, []
+def slow_at_first(**settings):
+    if left_behind:
+        return init(**settings)
+    # What a start that failed leaves: a process with its directory in the command.
+    command = [sys.executable, "-c", "input()", settings["_temp_dir"]]
+    left_behind.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+    raise Exception("The current node timed out during startup. This could happen because ...")
+ray.init = slow_at_first
+with Cluster(num_cpus=1) as cluster:
+    print(cluster.cpus, left_behind[0].wait(5))
+"""
+
+
+def test_a_machine_that_is_busy_gets_another_try() -> None:
+    run = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-c", SLOW_AT_FIRST],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "1 -9\n"), run.stderr
+
+
+IMPORTED_BEFORE = """
+import ray
+from screening.cluster import Cluster
+from faulty_stages import Square
+with Cluster(num_cpus=1) as cluster:
+    pool = cluster.pool("square", Square(), size=1, num_cpus=0.5)
+    pool.submit("three", 3)
+    while not (done := cluster.completed(1.0)):
+        pass
+print(done[0].value[0])
+"""
+
+
+def test_a_notebook_that_has_imported_ray_before_can_start_one() -> None:
+    environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
+    run = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-c", IMPORTED_BEFORE],
+        env={**environment, "PYTHONPATH": HERE},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "9\n"), run.stderr
+
+
 JOIN = """
 import sys
 from screening.cluster import Cluster

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from screening.campaign import Campaign
 from screening.cli import main
@@ -109,6 +108,12 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
 
 
 def test_the_cluster_file_is_what_ray_expects() -> None:
+    # Here, not above: Ray keeps what it finds in the environment when it is imported.
+    from ray.autoscaler._private.util import (  # noqa: PLC0415
+        prepare_config,
+        validate_config,
+    )
+
     config = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
     validate_config(config)
     workers = config["available_node_types"]["gpu_worker"]
