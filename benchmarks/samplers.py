@@ -40,20 +40,17 @@ MOST_ATOMS = 200
 # Name of the sampler and its settings, cheapest first.
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("ancestral", {"n_steps": 10}),
-    ("predictor-corrector", {"n_levels": 6, "n_corrections": 1}),
     ("ancestral", {"n_steps": 25}),
-    ("predictor-corrector", {"n_levels": 13, "n_corrections": 1}),
+    ("predictor-corrector", {"n_levels": 9, "n_corrections": 2}),
     ("ancestral", {"n_steps": 50}),
-    ("predictor-corrector", {"n_levels": 13, "n_corrections": 3}),
+    ("predictor-corrector", {"n_levels": 9, "n_corrections": 5}),
     ("ancestral", {"n_steps": 100}),
-    ("predictor-corrector", {"n_levels": 50, "n_corrections": 1}),
     ("predictor-corrector", {"n_levels": 25, "n_corrections": 3}),
     ("predictor-corrector", {"n_levels": 17, "n_corrections": 5}),
     ("langevin", {"n_levels": 10, "n_steps": 10}),
-    ("predictor-corrector", {"n_levels": 50, "n_corrections": 3}),
+    ("predictor-corrector", {"n_levels": 17, "n_corrections": 11}),
     ("predictor-corrector", {"n_levels": 25, "n_corrections": 15}),
     ("langevin", {"n_levels": 10, "n_steps": 60}),
-    ("langevin", {"n_levels": 10, "n_steps": 120}),
 ]
 
 

@@ -169,7 +169,7 @@ class Run:
         """Keep the times of the run before this one, which may have been killed."""
         last = self.store.read_json(HEARTBEAT)
         self.earlier_runs = self.store.read_json(RUNS) or []
-        if last is not None:
+        if isinstance(last, dict) and "stages" in last:  # a damaged one tells no times
             self.earlier_runs.append(last)
             self.store.write_json(RUNS, self.earlier_runs)
 

@@ -266,7 +266,8 @@ def test_a_campaign_of_random_crystals_goes_on_as_one(local_ray: None, tmp_path:
     text = text.replace("[221, 123]", "[221]").replace("samples_per_cell: 6", "samples_per_cell: 4")
     known = tmp_path / "known.csv"
     known.write_text(KNOWN)
-    campaign = Campaign.from_text(text.replace("REFERENCES", str(known)), "alloy")
+    text = text.replace("REFERENCES", str(known))
+    campaign = Campaign.from_text(text, "alloy")
     result = run_campaign(campaign, str(tmp_path / "out"), view=quiet())
     store = Store(result.uri)
     assert store.fingerprints["model"] == "random"
