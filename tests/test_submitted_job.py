@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_submission import alloy
 
-from screening.cluster import LOCAL_RAY
+from screening.cluster import LOCAL_RAY, kill_processes_of
 from screening.store import Store
 
 if TYPE_CHECKING:
@@ -24,42 +26,54 @@ if TYPE_CHECKING:
 
 TOKEN = secrets.token_hex(32)
 PASSWORD = "hunter2-of-the-one-who-submits"  # noqa: S105 - what must not be sent
-HEAD = """
-import sys, ray
-context = ray.init(
-    address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1",
-    dashboard_port=int(sys.argv[1]), object_store_memory=2**27, _node_ip_address="127.0.0.1",
-    _temp_dir=sys.argv[2], log_to_driver=False, logging_level="ERROR",
-)
-print(context.dashboard_url, flush=True)
-sys.stdin.read()
-"""
+START_S = 120.0
+"""How long a head may take to answer, s."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """The address of a Ray head of its own process, which asks for a token."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, **LOCAL_RAY, "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": ""}
     # The job's `python` is the one beside the tests'.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as place,
-        subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-c", HEAD, str(port), place],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        ) as head,
-    ):
-        assert head.stdout is not None
-        address = head.stdout.readline().strip()
-        assert address, "Ray did not start"
-        yield f"http://{address}"
-        head.communicate()
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as place:
+        # Ports of its own: another Ray on this machine has those that Ray takes by itself.
+        command = [
+            *("ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true"),
+            *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
+            *(f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={place}"),
+            f"--dashboard-agent-listen-port={free_port()}",
+            "--object-store-memory=134217728",
+        ]
+        with subprocess.Popen(  # noqa: S603 - our own command
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        ) as head:
+            try:
+                wait_for(port, head)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                head.terminate()
+                head.wait(60)
+                kill_processes_of(place)
+
+
+def wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
+    """Wait until the dashboard answers."""
+    end = time.monotonic() + START_S
+    while head.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.5)
+    pytest.fail(f"Ray did not start (exit status {head.poll()})")
 
 
 def submit(
