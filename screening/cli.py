@@ -19,6 +19,7 @@ import typer
 
 from screening.errors import RunError, ScreeningError, UserError
 from screening.evaluation.commands import evaluate
+from screening.options import AsJson, Checkpoint, RayAddress, SamplerName
 from screening.options import integer as _integer
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ Results = Annotated[
         metavar="DIR|URI", help="The directory or URI of a campaign's results.", show_default=False
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,12 +100,7 @@ def run(
     out: Annotated[
         str | None, typer.Option(metavar="DIR|URI", help="Instead of the campaign's `output`.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
-        ),
-    ] = None,
+    address: RayAddress = None,
     num_samplers: Annotated[
         int | None,
         typer.Option(
@@ -146,12 +141,7 @@ def resume(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the units that failed once more.")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
-        ),
-    ] = None,
+    address: RayAddress = None,
 ) -> None:
     """Go on with a campaign that was interrupted, and print the best candidates.
 
@@ -299,13 +289,11 @@ def sample(
     number: Annotated[
         int, typer.Option("-n", metavar="N", parser=_integer("-n", 1), help="How many samples.")
     ] = 1,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
-    ] = "default",
+    checkpoint: Checkpoint = "default",
     seed: Annotated[
         int, typer.Option(metavar="S", parser=_integer("--seed", 0), help="As a campaign's seed.")
     ] = 0,
-    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    sampler: SamplerName = "default",
     generator: Annotated[
         str, typer.Option(metavar="model|random", help="The model, or random crystals.")
     ] = "model",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from screening.errors import UserError, shown
 
@@ -25,3 +27,20 @@ def integer(option: str, lowest: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDR", help="A Ray cluster to join; without it, one is started here."),
+]
+Cores = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        parser=integer("--cores", 1),
+        help="Cores of the Ray that is started here; all of them, without it.",
+    ),
+]
+Checkpoint = Annotated[str, typer.Option(metavar="F", help="A checkpoint's name or path.")]
+SamplerName = Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")]

@@ -199,7 +199,8 @@ def _reduced_formula(amounts: Mapping[str, float]) -> str:
     )
 
 
-def _symmetry(structure: Structure) -> tuple[int | None, list[str] | None]:
+def symmetry_dataset(structure: Structure, symprec: float) -> Any:
+    """Return what spglib finds within a tolerance (angstrom), or None if it finds nothing."""
     cell = (
         structure.lattice.matrix,
         structure.frac_coords,
@@ -209,9 +210,13 @@ def _symmetry(structure: Structure) -> tuple[int | None, list[str] | None]:
         # spglib 2.7 and later announce a change of how failure is reported; both ways are met.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+            return spglib.get_symmetry_dataset(cell, symprec=symprec)
         except Exception:  # noqa: BLE001 - spglib's error class differs between its versions
-            return None, None
+            return None
+
+
+def _symmetry(structure: Structure) -> tuple[int | None, list[str] | None]:
+    dataset = symmetry_dataset(structure, SYMPREC)
     if dataset is None:
         return None, None
     return int(dataset.number), list(dataset.wyckoffs)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from screening.options import integer
+from screening.options import AsJson, Checkpoint, Cores, RayAddress, SamplerName, integer
 
 evaluate = typer.Typer(
     help="Measure how good the engine is, on crystals that are known.", no_args_is_help=True
@@ -30,10 +30,8 @@ def rediscovery(
     generator: Annotated[
         str, typer.Option(metavar="model|random", help="The model, or random crystals.")
     ] = "model",
-    checkpoint: Annotated[
-        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
-    ] = "default",
-    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    checkpoint: Checkpoint = "default",
+    sampler: SamplerName = "default",
     calculator: Annotated[
         str, typer.Option(metavar="NAME", help="A potential, as in a campaign.")
     ] = "default",
@@ -43,21 +41,9 @@ def rediscovery(
     no_relax: Annotated[
         bool, typer.Option("--no-relax", help="Compare samples as they were drawn only.")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
-        ),
-    ] = None,
-    cores: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=integer("--cores", 1),
-            help="Cores of the Ray that is started here; all of them, without it.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    address: RayAddress = None,
+    cores: Cores = None,
+    as_json: AsJson = False,
 ) -> None:
     """Search for known crystals by their space group and site counts, and count the hits.
 
@@ -115,29 +101,15 @@ def generation(  # noqa: PLR0917 - Typer passes options by name
         Path | None,
         typer.Option(metavar="FILE", help="Score N real crystals of this file, too: the ceiling."),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="F", help="A checkpoint's name or path.")
-    ] = "default",
-    sampler: Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")] = "default",
+    checkpoint: Checkpoint = "default",
+    sampler: SamplerName = "default",
     seed: Annotated[
         int,
         typer.Option("--seed", metavar="S", parser=integer("--seed", 0), help="Of every choice."),
     ] = 0,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDR", help="A Ray cluster to join; without it, one is started here."
-        ),
-    ] = None,
-    cores: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=integer("--cores", 1),
-            help="Cores of the Ray that is started here; all of them, without it.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    address: RayAddress = None,
+    cores: Cores = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare what the model draws with test crystals; the same command goes on after a stop.
 

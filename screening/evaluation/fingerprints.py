@@ -12,8 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import spglib
 from pymatgen.core.local_env import CN_OPT_PARAMS, CrystalNN, LocalStructOrderParams
+
+from screening.schema import symmetry_dataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,18 +115,7 @@ def _site_fingerprint(structure: Structure, site: int) -> list[float]:
 
 def _equivalent_sites(structure: Structure) -> NDArray[np.int64]:
     """Return for each site the first one that symmetry makes equivalent to it."""
-    cell = (
-        structure.lattice.matrix,
-        structure.frac_coords,
-        [site.specie.Z for site in structure],
-    )
-    with warnings.catch_warnings():
-        # spglib 2.7 and later announce a change of how failure is reported; both ways are met.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            dataset = spglib.get_symmetry_dataset(cell, symprec=_EQUIVALENT)
-        except Exception:  # noqa: BLE001 - spglib's error class differs between its versions
-            dataset = None
+    dataset = symmetry_dataset(structure, _EQUIVALENT)
     if dataset is None:
         return np.arange(len(structure))
     return np.asarray(dataset.crystallographic_orbits, dtype=np.int64)
