@@ -398,10 +398,9 @@ def _print_best(uri: str) -> None:
 
     store = _open(uri)
     print(summary_text(store, TOP))
-    marks = store.finished_units().values()
-    errors = [mark["error"] for mark in marks if mark["state"] == "failed"]
-    if errors and len(errors) == len(marks):
-        raise RunError(f"every unit failed, the first with: {errors[0]}")
+    marks = store.marks(["state", "error"]).to_pylist()
+    if marks and all(mark["state"] == "failed" for mark in marks):
+        raise RunError(f"every unit failed, the first with: {marks[0]['error']}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import uuid
@@ -117,3 +118,14 @@ def open_files(uri: str) -> Files:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"output {uri} is a file; it must be a directory")
     return LocalFiles(directory)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as a JSON file holds it."""
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0][:300]

@@ -6,7 +6,7 @@ Everything here is lazy and pure: a campaign of a million cells costs nothing un
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, product
 from math import ceil, comb
@@ -69,6 +69,8 @@ class Unit:
     count: int
     """Number of samples."""
     campaign_seed: int
+    number: int = field(default=0, compare=False)
+    """Place among the units of its campaign, from 0."""
 
     def sample_id(self, position: int) -> str:
         """Return the id of the sample at a position of this unit, from 0."""
@@ -150,10 +152,13 @@ def skip_reason(cell: Cell, max_atoms: int) -> str | None:
 
 def units(campaign: Campaign) -> Iterator[Unit]:
     """Yield the units of work of all cells."""
+    number = 0
     for cell in cells(campaign):
-        yield from cell_units(
+        for unit in cell_units(
             cell, campaign.samples_per_cell, campaign.generator.unit_size, campaign.seed
-        )
+        ):
+            yield replace(unit, number=number)
+            number += 1
 
 
 def cell_units(cell: Cell, n_samples: int, unit_size: int, campaign_seed: int) -> Iterator[Unit]:

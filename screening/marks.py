@@ -28,6 +28,7 @@ def unit_mark(
     """Return what is remembered of a finished unit: counts, times and how it went."""
     return {
         "unit_id": unit.unit_id,
+        "number": unit.number,
         "state": state,
         "samples": unit.count,
         **{status: _count(samples, status) for status in STATUSES},

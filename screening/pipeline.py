@@ -100,9 +100,7 @@ def resume_campaign(
     _refuse_changes(store, campaign, parts)
     _refuse_company(store)
     if retry_failed:
-        for unit_id, mark in store.finished_units().items():
-            if mark["state"] == "failed":
-                store.forget_unit(unit_id)
+        store.forget_failed_units()
     from screening.run import Run  # noqa: PLC0415 - takes seconds to import
 
     run = Run(store, campaign, parts, view)

@@ -128,6 +128,8 @@ class Pool:
         self._stage = stage
         self._options = options
         self._ahead = ahead
+        # Made once: each call of `remote` sends the function through the cluster again.
+        self._prepare_task = ray.remote(_prepare).options(num_cpus=GRAPH_TASK_CPUS, max_retries=0)
         self._prepare = prepare
         self._queue: list[_Work] = []
         self._suspects: deque[_Work] = deque()
@@ -171,8 +173,7 @@ class Pool:
             item = work.item
             if self._prepare is not None:
                 # Only the reference passes through the driver; the graphs go to the actor.
-                task = self._ray.remote(_prepare).options(num_cpus=GRAPH_TASK_CPUS, max_retries=0)
-                item = task.remote(self._prepare, item)
+                item = self._prepare_task.remote(self._prepare, item)
             actor.in_flight.append((actor.handle.run.remote(item), work))
 
     def _next(self) -> tuple[_Actor, _Work] | None:

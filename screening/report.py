@@ -59,6 +59,7 @@ HEAT_STEPS = 10
 """Strengths of its colour."""
 
 _REFERENCE_COLUMNS = ("reference_id", "formula", "energy_per_atom", "space_group_it_number")
+_SAMPLE_COLUMNS = ("sample_id", "status", "reason", "error")
 _MOST_NAMED = 8
 _SCRIPTS = ("table.js", "viewer.js", "tips.js")
 
@@ -80,7 +81,7 @@ class CampaignResults:
     size: GridSize | None = None
     """What the campaign was to do."""
     marks: Sequence[Row] = field(default_factory=tuple)
-    """Marks of the finished units."""
+    """When each unit was finished, and how many samples it drew and relaxed."""
     runs: Sequence[Row] = field(default_factory=tuple)
     """The last heartbeats of the runs in the directory, in order."""
     is_ranked: bool = True
@@ -122,10 +123,10 @@ def read_results(store: Store) -> CampaignResults:
         fingerprint=store.fingerprint,
         # Until the end of a campaign there is no hull, but what was relaxed can be counted.
         candidates=store.candidates() if is_ranked else store.read_relaxed(),
-        samples=store.read_samples(),
+        samples=store.read_samples(columns=_SAMPLE_COLUMNS),
         references=_references(store),
         size=grid_size(campaign),
-        marks=list(store.finished_units().values()),
+        marks=store.marks(["finished_at", "samples", "relaxed"]).to_pylist(),
         runs=[heartbeat for heartbeat in heartbeats if isinstance(heartbeat, dict)],
         is_ranked=is_ranked,
     )
@@ -135,7 +136,7 @@ def render_report(results: CampaignResults) -> str:
     """Return the report as the text of one HTML file."""
     candidates = results.candidates.select(CANDIDATE_COLUMNS).to_pylist()
     ranked = best(candidates)
-    samples = results.samples.select(["sample_id", "status", "reason", "error"]).to_pylist()
+    samples = results.samples.select(_SAMPLE_COLUMNS).to_pylist()
     systems = list(dict.fromkeys(row["chemical_system"] for row in ranked))
     data = page_data(ranked, results.candidates)
     style, scripts = _text("report.css"), [_text(name) for name in _SCRIPTS]

@@ -13,6 +13,7 @@ from screening.cluster import Cluster
 from screening.errors import RunError, ScreeningError
 from screening.export import best, cif_text, file_stem
 from screening.grid import grid_size
+from screening.ledger import total
 from screening.plan import RELAXATION_S, SAMPLING_S
 from screening.progress import HEARTBEAT, RUNS, Progress, StageProgress
 from screening.ranking import RANKING, rank
@@ -98,6 +99,7 @@ class Run:
         generator = f"{self.parts['model']}/{self.parts['sampler']}"
         sweep = Sweep(self.campaign, self.store, self.references, generator, self.progress)
         sweep.run(cluster, num_samplers)
+        self.store.compact()
 
     def _rank(self, cluster: Cluster) -> None:
         """Compare candidates with each other and with the reference phases, system by system."""
@@ -132,13 +134,13 @@ class Run:
 
     def _summary(self, publishing_s: float) -> dict[str, Any]:
         """Count what came of every unit and sample, and add up the seconds of each stage."""
-        marks = self.store.finished_units().values()
+        marks = self.store.marks(["state", *STATUSES])
         this_run = self.progress.snapshot()
         return {
             "campaign": self.campaign.name,
             "fingerprints": self.store.fingerprints,
-            "units": dict(Counter(mark["state"] for mark in marks)),
-            "samples": {status: sum(mark[status] for mark in marks) for status in STATUSES},
+            "units": dict(Counter(marks["state"].to_pylist())),
+            "samples": {status: total(marks, status) for status in STATUSES},
             "candidates": dict(Counter(row["status"] for row in self.rows)),
             "distinct": sum(row["is_representative"] is True for row in self.rows),
             "converged": sum(row["converged"] is True for row in self.rows),
@@ -190,7 +192,7 @@ class Run:
 
     def _how_to_go_on(self) -> str:
         n_units = grid_size(self.campaign).n_units
-        done = len(self.store.finished_units())
+        done = self.store.marks(["state"]).num_rows
         return (
             f"stopped with {done} of {n_units} units finished; "
             f"`screening resume {self.store.uri}` goes on from there"

@@ -8,7 +8,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from screening.grid import grid_size
+from screening.ledger import total
 from screening.progress import HEARTBEAT, duration
 from screening.store import CANDIDATES
 
@@ -21,6 +24,7 @@ ALIVE_S = 60.0
 """Seconds without a sign of life after which a run counts as stopped."""
 
 _RECENT_UNITS = 50
+_COUNTED = ("samples", "kept", "filtered", "failed", "relaxed")
 
 
 def campaign_status(store: Store, now: float | None = None) -> dict[str, Any]:
@@ -39,18 +43,19 @@ def campaign_status(store: Store, now: float | None = None) -> dict[str, Any]:
     """
     campaign = store.campaign()
     size = grid_size(campaign)
-    marks = store.finished_units()
+    marks = store.marks(["unit_id", "state", "error", "finished_at", *_COUNTED])
     heartbeat = _mapping(store.read_json(HEARTBEAT))
     is_running = _is_running(heartbeat, time.time() if now is None else now)
-    failed = sum(mark["state"] == "failed" for mark in marks.values())
-    all_done = len(marks) == size.n_units
+    failed = marks.filter(pc.equal(marks["state"], "failed"))
+    all_done = marks.num_rows == size.n_units
     if is_running:
         state = "running"
     else:
         state = "finished" if all_done and store.files.exists(CANDIDATES) else "stopped"
-    drawn = _total(marks, "samples")
+    drawn = total(marks, "samples")
     began = _number(heartbeat, "updated_at") - _number(heartbeat, "elapsed_s")
-    per_hour = samples_per_hour(marks.values(), began)
+    latest = pc.select_k_unstable(marks, _RECENT_UNITS, [("finished_at", "descending")])
+    per_hour = samples_per_hour(marks.take(latest).to_pylist(), began)
     return {
         "campaign": campaign.name,
         "output": store.uri,
@@ -58,23 +63,23 @@ def campaign_status(store: Store, now: float | None = None) -> dict[str, Any]:
         "activity": heartbeat.get("activity") if is_running else None,
         "units": {
             "total": size.n_units,
-            "done": len(marks) - failed,
-            "failed": failed,
-            "waiting": size.n_units - len(marks),
+            "done": marks.num_rows - failed.num_rows,
+            "failed": failed.num_rows,
+            "waiting": size.n_units - marks.num_rows,
         },
         "samples": {
             "total": size.n_samples,
-            "kept": _total(marks, "kept"),
-            "filtered": _total(marks, "filtered"),
-            "failed": _total(marks, "failed"),
+            "kept": total(marks, "kept"),
+            "filtered": total(marks, "filtered"),
+            "failed": total(marks, "failed"),
             "waiting": size.n_samples - drawn,
         },
-        "relaxed": _total(marks, "relaxed"),
+        "relaxed": total(marks, "relaxed"),
         "samples_per_hour": per_hour,
         "seconds_left": _seconds_left(heartbeat, size.n_samples - drawn, per_hour)
         if is_running
         else None,
-        "errors": _errors(marks),
+        "errors": {mark["unit_id"]: mark["error"] or "" for mark in failed.to_pylist()},
     }
 
 
@@ -130,16 +135,8 @@ def _seconds_left(
     return 3600.0 * samples_left / per_hour if per_hour else None
 
 
-def _errors(marks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    return {unit: mark["error"] or "" for unit, mark in marks.items() if mark["state"] == "failed"}
-
-
 def _counts(counts: Mapping[str, int]) -> str:
     return f"{counts['failed']} failed, {counts['waiting']} waiting"
-
-
-def _total(marks: Mapping[str, Mapping[str, Any]], name: str) -> int:
-    return sum(int(mark[name]) for mark in marks.values())
 
 
 def _mapping(value: Any) -> dict[str, Any]:

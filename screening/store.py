@@ -3,29 +3,36 @@
 A unit counts as finished when its mark exists, and the mark is written after the rows. On a disk
 every file is written beside its target and renamed; in an object store it appears when its upload
 ends. So a crash at any moment leaves a directory that can be resumed: rows without a mark are
-ignored by whoever reads through the store, and removed when the campaign goes on. Layout::
+ignored by whoever reads through the store, and removed when the campaign goes on. The files of
+many finished units are merged from time to time, so that a large campaign has few. Layout::
 
     campaign.yaml  fingerprints.json       what is being done, with every default
-    samples/chemsys=…/<unit>.parquet       every sample: kept, filtered or failed
+    samples/chemsys=…/<table>.parquet      every sample: kept, filtered or failed
     candidates.parquet                     relaxed, without duplicates marked, ranked
-    _candidates/<unit>.parquet             relaxed rows before deduplication and hull
-    _done/<unit>.json                      marks of finished units
+    _candidates/<table>.parquet            relaxed rows before deduplication and hull
+    _done/                                 marks of finished units, see `screening.ledger`
+
+A table is named after its unit, or after its chemical system when it holds many units.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.campaign import Campaign
 from screening.errors import RunError, UserError
-from screening.files import Files, open_files
+from screening.files import Files, json_bytes, open_files, reason
+from screening.ledger import DONE, READERS, Ledger
 from screening.marks import check_complete, unit_mark
 from screening.schema import (
     CANDIDATE_SCHEMA,
@@ -35,7 +42,7 @@ from screening.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from screening.grid import Unit
 
@@ -44,10 +51,9 @@ FINGERPRINTS = "fingerprints.json"
 CANDIDATES = "candidates.parquet"
 _SAMPLES = "samples"
 _RELAXED = "_candidates"
-_DONE = "_done"
-_READERS = 16
 # As `grid.Unit.unit_id`: Cu-K-Si_062_Cu1-K1-Si1_000.
 _UNIT_FILE = re.compile(r"[A-Za-z-]+_\d{3}_[A-Za-z0-9-]+_\d{3,}\.(json|parquet)")
+_MERGED_FILE = re.compile(r"[A-Za-z-]+_merged-[0-9a-f]{16}\.parquet")
 
 _Row = dict[str, Any]
 
@@ -58,6 +64,9 @@ class Store:
     def __init__(self, uri: str, files: Files | None = None) -> None:
         self.uri = str(uri)
         self.files = files or open_files(self.uri)
+        self.ledger = Ledger(self.uri, self.files)
+        # Rows that this process wrote and has not merged yet, so that they need not be read again.
+        self._recent: dict[str, tuple[pa.Table, pa.Table]] = {}
 
     # What the campaign is ------------------------------------------------------------------
 
@@ -82,10 +91,10 @@ class Store:
                 self._refuse_other_files(text)
                 self.files.write(CAMPAIGN, text)
                 fingerprints = {**(parts or {}), "campaign": fingerprint}
-                self.files.write(FINGERPRINTS, _json(fingerprints))
+                self.files.write(FINGERPRINTS, json_bytes(fingerprints))
             self.files.check_writable()
         except OSError as error:
-            raise UserError(f"output {self.uri} cannot be written to: {_reason(error)}") from None
+            raise UserError(f"output {self.uri} cannot be written to: {reason(error)}") from None
 
     def _refuse_other_campaign(self, fingerprint: str) -> None:
         if self.fingerprint != fingerprint:
@@ -114,7 +123,7 @@ class Store:
         try:
             present = self.files.exists(FINGERPRINTS) and self.files.exists(CAMPAIGN)
         except OSError as error:
-            raise UserError(f"{self.uri} cannot be read: {_reason(error)}") from None
+            raise UserError(f"{self.uri} cannot be read: {reason(error)}") from None
         if not present:
             raise UserError(f"{self.uri} holds no campaign; `screening run` makes such a directory")
 
@@ -175,54 +184,128 @@ class Store:
             attempts=attempts,
             error=error,
         )
-        samples, relaxed = _table_paths(unit.unit_id)
-        self._write_table(samples, table_from_rows(sample_rows, SAMPLE_SCHEMA))
-        self._write_table(relaxed, table_from_rows(candidate_rows, CANDIDATE_SCHEMA))
-        self._write(f"{_DONE}/{unit.unit_id}.json", _json(mark))
+        tables = (
+            table_from_rows(sample_rows, SAMPLE_SCHEMA),
+            table_from_rows(candidate_rows, CANDIDATE_SCHEMA),
+        )
+        for path, table in zip(_table_paths(unit.unit_id), tables, strict=True):
+            self._write_table(path, table)
+        self.ledger.add(mark)
+        self._recent[unit.unit_id] = tables
+
+    def marks(self, columns: Sequence[str] = ()) -> pa.Table:
+        """Return one row per finished unit, failed ones included; see `ledger.MARK_SCHEMA`."""
+        return self.ledger.marks(columns)
 
     def finished_units(self) -> dict[str, _Row]:
         """Return the marks of the finished units, failed ones included, by unit id."""
-        names = [name for name in self.files.names(_DONE) if name.endswith(".json")]
-        # An object store answers in tens of milliseconds, one file at a time.
-        with ThreadPoolExecutor(_READERS) as pool:
-            marks = pool.map(lambda name: self.read_json(f"{_DONE}/{name}"), names)
-            found = dict(zip((name.removesuffix(".json") for name in names), marks, strict=True))
-        # A damaged mark proves nothing: the unit is done again.
-        return {unit_id: mark for unit_id, mark in found.items() if isinstance(mark, dict)}
+        return {
+            mark["unit_id"]: {**mark, "seconds": dict(mark["seconds"] or ())}
+            for mark in self.marks().to_pylist()
+        }
 
-    def forget_unit(self, unit_id: str) -> None:
-        """Remove a unit's mark, so that it is worked on again."""
-        self.files.remove(f"{_DONE}/{unit_id}.json")
+    def forget_failed_units(self) -> int:
+        """Remove the marks of failed units, so that they are worked on again; return how many."""
+        failed = [unit for unit, mark in self.ledger.loose().items() if mark["state"] == "failed"]
+        for unit_id in failed:
+            self.ledger.remove(unit_id)
+        return len(failed)
+
+    def compact(self, at_least: int = 1) -> int:
+        """Merge the files of finished units, and return how many units that were.
+
+        The merged rows are durable before the units are sealed, and their own files are removed
+        afterwards: whoever reads through the store finds each row once at any moment. Failed units
+        stay as they are, so that they can be tried again.
+
+        Args:
+            at_least: a chemical system with fewer units that have files of their own is left.
+
+        Raises:
+            RunError: if a file cannot be read or written.
+        """
+        systems: dict[str, list[str]] = defaultdict(list)
+        loose = self.ledger.loose()
+        for unit_id, mark in loose.items():
+            if mark["state"] == "done" and mark.get("number") is not None:
+                systems[_system_of(unit_id)].append(unit_id)
+        merged: dict[str, str] = {}
+        for system, unit_ids in systems.items():
+            if len(unit_ids) >= at_least:
+                merged |= dict.fromkeys(unit_ids, self._merge(system, sorted(unit_ids)))
+        self._recent.clear()
+        if merged:
+            self.ledger.seal([{**loose[unit], "table": table} for unit, table in merged.items()])
+            self._remove([path for unit in merged for path in _table_paths(unit)])
+        return len(merged)
+
+    def _merge(self, system: str, unit_ids: Sequence[str]) -> str:
+        """Put the rows of units of one chemical system into one table, and return its name."""
+        digest = hashlib.sha256("\n".join(unit_ids).encode()).hexdigest()[:16]
+        table = f"{system}_merged-{digest}"
+        unread = [unit for unit in unit_ids if unit not in self._recent]
+        recent = [self._recent[unit] for unit in unit_ids if unit in self._recent]
+        for place, schema in enumerate((SAMPLE_SCHEMA, CANDIDATE_SCHEMA)):
+            rows = self._read_tables([_table_paths(unit)[place] for unit in unread], schema)
+            rows = pa.concat_tables([rows.cast(schema), *(tables[place] for tables in recent)])
+            self._write_table(_table_paths(table)[place], rows.sort_by("sample_id"))
+        return table
 
     def sweep(self) -> int:
         """Remove what interrupted runs left behind, and return how many files that were.
 
-        Besides temporaries these are rows without a mark, and damaged marks: who reads the
-        directory as a whole would read them, too. Files that no unit can have are not ours to
-        remove.
+        Besides temporaries these are rows without a mark, damaged marks, and what was merged: who
+        reads the directory as a whole would read them, too. Files that no unit can have are not
+        ours to remove.
         """
-        finished = set(self.finished_units())
-        kept = {f"{_DONE}/{unit}.json" for unit in finished}
-        kept |= {path for unit in finished for path in _table_paths(unit)}
+        marks = self.marks(["unit_id", "table"])
+        is_loose = pc.is_null(marks["table"])
+        loose = marks.filter(is_loose)["unit_id"].to_pylist()
+        kept = {f"{DONE}/{unit}.json" for unit in loose}
+        tables = [*loose, *marks["table"].drop_null().unique().to_pylist()]
+        kept |= {path for table in tables for path in _table_paths(table)}
+        removed = self.files.sweep() + self.ledger.sweep()
         systems = [name for name in self.files.names(_SAMPLES) if name.startswith("chemsys=")]
-        removed = self.files.sweep()
-        for directory in (_DONE, _RELAXED, *[f"{_SAMPLES}/{name}" for name in systems]):
-            for name in self.files.names(directory):
-                path = f"{directory}/{name}"
-                if _UNIT_FILE.fullmatch(name) and path not in kept:
-                    self.files.remove(path)
-                    removed += 1
-        return removed
+        stale = [
+            f"{directory}/{name}"
+            for directory in (DONE, _RELAXED, *[f"{_SAMPLES}/{name}" for name in systems])
+            for name in self.files.names(directory)
+            if _UNIT_FILE.fullmatch(name) or _MERGED_FILE.fullmatch(name)
+        ]
+        stale = [path for path in stale if path not in kept]
+        self._remove(stale)
+        return removed + len(stale)
 
-    def read_samples(self, units: Iterable[str] | None = None) -> pa.Table:
-        """Read the samples of the finished units, or of those of them that are named."""
-        wanted = _wanted(self.finished_units(), units)
-        return self._read_tables([_table_paths(unit)[0] for unit in wanted], SAMPLE_SCHEMA)
+    def chemical_systems(self) -> list[str]:
+        """Return the chemical systems that have finished units."""
+        return sorted({_system_of(unit) for unit in self.marks(["unit_id"])["unit_id"].to_pylist()})
 
-    def read_relaxed(self, units: Iterable[str] | None = None) -> pa.Table:
-        """Read the relaxed rows of the finished units, or of those of them that are named."""
-        wanted = _wanted(self.finished_units(), units)
-        return self._read_tables([_table_paths(unit)[1] for unit in wanted], CANDIDATE_SCHEMA)
+    def read_samples(
+        self, chemical_system: str | None = None, columns: Sequence[str] = ()
+    ) -> pa.Table:
+        """Read the samples of the finished units, of all chemical systems or of one.
+
+        Args:
+            chemical_system: as in ``Cu-K-Si``; all of them when absent.
+            columns: of ``SAMPLE_SCHEMA``; all when empty.
+        """
+        return self._read_units(0, SAMPLE_SCHEMA, chemical_system, columns)
+
+    def read_relaxed(
+        self, chemical_system: str | None = None, columns: Sequence[str] = ()
+    ) -> pa.Table:
+        """Read the relaxed rows of the finished units; see ``read_samples``."""
+        return self._read_units(1, CANDIDATE_SCHEMA, chemical_system, columns)
+
+    def _read_units(
+        self, place: int, schema: pa.Schema, system: str | None, columns: Sequence[str]
+    ) -> pa.Table:
+        marks = self.marks(["unit_id", "table"])
+        tables = pc.coalesce(marks["table"], marks["unit_id"]).unique().to_pylist()
+        names = [_table_paths(t)[place] for t in sorted(tables) if system in (None, _system_of(t))]
+        if columns:
+            schema = pa.schema([schema.field(name) for name in columns])
+        return self._read_tables(names, schema)
 
     # Results -------------------------------------------------------------------------------
 
@@ -256,11 +339,11 @@ class Store:
         try:
             return pq.read_table(pa.BufferReader(self._read(name)), partitioning=None)
         except pa.ArrowException as error:
-            raise RunError(f"{self.uri}/{name} is damaged: {_reason(error)}") from None
+            raise RunError(f"{self.uri}/{name} is damaged: {reason(error)}") from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what the store itself keeps aside starts with ``_``."""
-        self._write(name, _json(value))
+        self._write(name, json_bytes(value))
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file, or return None if there is none or it is damaged."""
@@ -269,7 +352,7 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
-            raise RunError(f"{self.uri}/{name} cannot be read: {_reason(error)}") from None
+            raise RunError(f"{self.uri}/{name} cannot be read: {reason(error)}") from None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, for example ``cif/1.cif`` or ``report.html``."""
@@ -288,39 +371,37 @@ class Store:
         try:
             self.files.write(name, content)
         except OSError as error:
-            raise RunError(f"{self.uri}/{name} cannot be written: {_reason(error)}") from None
+            raise RunError(f"{self.uri}/{name} cannot be written: {reason(error)}") from None
 
     def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
         except OSError as error:
-            raise RunError(f"{self.uri}/{name} cannot be read: {_reason(error)}") from None
+            raise RunError(f"{self.uri}/{name} cannot be read: {reason(error)}") from None
 
-    def _read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
-        tables = []
-        for name in names:
+    def _remove(self, names: Sequence[str]) -> None:
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(self.files.remove, names))
+
+    def _read_tables(self, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+        def read(name: str) -> pa.Table:
             try:
-                table = pq.read_table(pa.BufferReader(self._read(name)), partitioning=None)
+                file = pq.ParquetFile(pa.BufferReader(self._read(name)))
+                present = [column for column in schema.names if column in file.schema_arrow.names]
+                table = file.read(columns=present)
             except pa.ArrowException as error:
-                raise RunError(f"{self.uri}/{name} is damaged: {_reason(error)}") from None
-            tables.append(with_all_columns(table, schema).replace_schema_metadata(None))
+                raise RunError(f"{self.uri}/{name} is damaged: {reason(error)}") from None
+            return with_all_columns(table, schema).replace_schema_metadata(None)
+
+        with ThreadPoolExecutor(READERS) as pool:
+            tables = list(pool.map(read, names))
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def _table_paths(unit_id: str) -> tuple[str, str]:
-    """Return where the samples and the relaxed rows of a unit lie."""
-    system = unit_id.partition("_")[0]
-    return f"{_SAMPLES}/chemsys={system}/{unit_id}.parquet", f"{_RELAXED}/{unit_id}.parquet"
+def _system_of(table: str) -> str:
+    return table.partition("_")[0]
 
 
-def _wanted(finished: dict[str, _Row], units: Iterable[str] | None) -> list[str]:
-    return sorted(finished) if units is None else sorted(set(units) & set(finished))
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True).encode()
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0][:300]
+def _table_paths(table: str) -> tuple[str, str]:
+    """Return where the samples and the relaxed rows of a unit, or of merged ones, lie."""
+    return f"{_SAMPLES}/chemsys={_system_of(table)}/{table}.parquet", f"{_RELAXED}/{table}.parquet"

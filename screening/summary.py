@@ -27,7 +27,7 @@ def summary_text(store: Store, top: int) -> str:
     lines = _aligned([_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked[:top], 1))])
     if not ranked:
         lines = ["no candidate has a place against the hull: the report says what became of them"]
-    failed = sum(mark["state"] == "failed" for mark in store.finished_units().values())
+    failed = store.marks(["state"])["state"].to_pylist().count("failed")
     if failed:
         lines.append(
             f"{failed} unit{'s' * (failed > 1)} failed; `screening resume {store.uri} --retry-failed` tries them again"

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from screening.graphs import prepare_unit
 from screening.grid import units
+from screening.ledger import total
 from screening.relaxation import RelaxationStage
 from screening.sampling import sampling_stage
 from screening.screens import FilterStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from screening.campaign import Campaign
     from screening.cluster import Cluster
     from screening.grid import Unit
-    from screening.pool import Outcome, Pool
+    from screening.pool import Outcome, Pool, Stage
     from screening.progress import Progress
     from screening.references import References
     from screening.sampling import Sampling
@@ -46,6 +47,10 @@ RELAXER_CPUS = 0.5
 SAMPLER_CPUS = 0.4
 _WAITING_PER_RELAXER = 48
 """Crystals that wait for a relaxer, before sampling pauses."""
+_COMPACT_AT = 512
+"""Finished units whose files are then merged."""
+_COMPACTED_TOGETHER = 32
+"""Units of one chemical system that are worth a merged file before the end."""
 _POLL_S = 0.5
 _URGENT, _LATER = 0, 1
 _REFERENCE = "reference "
@@ -67,6 +72,31 @@ class SampleAndFilter:
     def __call__(self, prepared: Any) -> list[Row]:
         """Return one row per sample: kept, filtered or failed."""
         return self.filters(self.sampling(prepared))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the workers of a campaign hold."""
+
+    sampling: Stage
+    """From a prepared unit to one row per sample."""
+    relaxation: Stage
+    """From the row of a sample, or of a reference phase, to that of the relaxed crystal."""
+    prepare: Callable[[Unit], Any]
+    """From a unit to what a sampler takes."""
+
+    @classmethod
+    def of(cls, campaign: Campaign) -> Stages:
+        """Return the stages that a campaign asks for."""
+        filters, relaxation = campaign.filters, campaign.relaxation
+        return cls(
+            SampleAndFilter(
+                sampling_stage(campaign.generator, filters.max_atoms),
+                FilterStage(**filters.model_dump()),
+            ),
+            RelaxationStage(relaxation.calculator, relaxation.fmax, relaxation.max_steps),
+            prepare_unit,
+        )
 
 
 @dataclass
@@ -94,6 +124,7 @@ class Sweep:
         references: The reference phases that are still to be relaxed.
         generator: The column `generator` of samples that a worker could not even begin.
         progress: Counts what is done.
+        stages: What the workers do; what the campaign asks for when absent.
     """
 
     def __init__(
@@ -103,22 +134,25 @@ class Sweep:
         references: References,
         generator: str,
         progress: Progress,
+        stages: Stages | None = None,
     ) -> None:
-        self._campaign = campaign
+        self._stages = stages or Stages.of(campaign)
         self._store = store
         self._references = references
         self._generator = generator
         self._progress = progress
-        finished = store.finished_units()
-        self._todo: Iterator[Unit] = (u for u in units(campaign) if u.unit_id not in finished)
-        self._kept = sum(mark["kept"] for mark in finished.values())
+        finished = store.ledger.finished()
+        self._todo: Iterator[Unit] = (unit for unit in units(campaign) if unit not in finished)
+        self._uncompacted = len(finished.loose)
+        done = store.marks(["samples", "kept"])
+        self._kept = total(done, "kept")
         self._all_queued = False
         self._waiting: dict[str, Unit] = {}
         self._open: dict[str, _OpenUnit] = {}
         self._unit_of: dict[str, str] = {}
         self._phases: Iterator[Row] = references.missing()
         self._relaxing_phases: dict[str, Row] = {}
-        self._count_what_is_done(sum(mark["samples"] for mark in finished.values()))
+        self._count_what_is_done(total(done, "samples"))
 
     def _count_what_is_done(self, n_samples: int) -> None:
         self._progress.skip(SAMPLING, n_samples)
@@ -156,24 +190,18 @@ class Sweep:
         return unit is not None or phase is not None
 
     def _start(self, cluster: Cluster, num_samplers: int | None) -> tuple[Pool, Pool]:
-        settings = self._campaign
         n_samplers = num_samplers or cluster.gpus or max(1, cluster.cpus // CPUS_PER_SAMPLER)
         samplers_per_gpu = ceil(n_samplers / cluster.gpus) if cluster.gpus else 0
-        sampling = sampling_stage(settings.generator, settings.filters.max_atoms)
-        filters = FilterStage(**settings.filters.model_dump())
-        relaxation = RelaxationStage(
-            settings.relaxation.calculator, settings.relaxation.fmax, settings.relaxation.max_steps
-        )
         relaxers = cluster.pool(
-            RELAXERS, relaxation, size=cluster.cpus, num_cpus=RELAXER_CPUS, ahead=1
+            RELAXERS, self._stages.relaxation, size=cluster.cpus, num_cpus=RELAXER_CPUS, ahead=1
         )
         samplers = cluster.pool(
             SAMPLERS,
-            SampleAndFilter(sampling, filters),
+            self._stages.sampling,
             size=n_samplers,
             num_cpus=min(SAMPLER_CPUS, SAMPLER_CPUS * cluster.cpus / n_samplers),
             num_gpus=1 / samplers_per_gpu if samplers_per_gpu else 0,
-            prepare=prepare_unit,
+            prepare=self._stages.prepare,
         )
         for stage in self._progress.stages.values():
             stage.workers = n_samplers if stage.pool == SAMPLERS else relaxers.size
@@ -225,9 +253,7 @@ class Sweep:
         """Record a unit that could not be sampled: every sample of it, with the error."""
         self._progress.say(f"unit {unit.unit_id} failed: {outcome.error}")
         rows = [_failed_sample(unit, i, self._generator, outcome.error) for i in range(unit.count)]
-        self._store.write_unit(
-            unit, rows, [], state="failed", attempts=outcome.attempts, error=outcome.error
-        )
+        self._write(unit, rows, [], state="failed", attempts=outcome.attempts, error=outcome.error)
         self._progress.advance(SAMPLING, unit.count, failed=unit.count)
         self._foresee_relaxations(0)
 
@@ -268,13 +294,21 @@ class Sweep:
         if not opened.is_complete:
             return
         del self._open[opened.unit.unit_id]
-        self._store.write_unit(
+        self._write(
             opened.unit,
             opened.samples,
             sorted(opened.candidates, key=lambda row: str(row["sample_id"])),
             seconds=opened.seconds,
             attempts=opened.attempts,
         )
+
+    def _write(self, unit: Unit, samples: list[Row], candidates: list[Row], **how: Any) -> None:
+        """Store a unit, and merge the files of many as they become many."""
+        self._store.write_unit(unit, samples, candidates, **how)
+        self._uncompacted += 1
+        if self._uncompacted >= _COMPACT_AT:
+            self._store.compact(_COMPACTED_TOGETHER)
+            self._uncompacted = 0
 
 
 def _failed_sample(unit: Unit, position: int, generator: str, error: str | None) -> Row:
