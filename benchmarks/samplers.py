@@ -104,7 +104,7 @@ def main() -> None:
         nonlocal evaluations
         evaluations += 1
 
-    model.network.register_forward_hook(count)
+    model.network.edge_output.register_forward_hook(count)
     columns = "sampler,evaluations,hits,±,crystals found,right formula,sensible,s each"
     print(f"{model.fingerprint}, {len(known)} crystals, {options.samples} samples each")
     console = Console(width=120)

@@ -38,7 +38,28 @@ from screening.sweep import REFERENCES, RELAXATION, RELAXERS, SAMPLERS, SAMPLING
 if TYPE_CHECKING:
     from screening.grid import Unit
 
-ELEMENTS = "Al Ba Ca Ce Co Cr Cu Fe Ga Ge K La Mg Mn Na Ni Si Sn Ti Zn".split()
+ELEMENTS = [
+    "Al",
+    "Ba",
+    "Ca",
+    "Ce",
+    "Co",
+    "Cr",
+    "Cu",
+    "Fe",
+    "Ga",
+    "Ge",
+    "K",
+    "La",
+    "Mg",
+    "Mn",
+    "Na",
+    "Ni",
+    "Si",
+    "Sn",
+    "Ti",
+    "Zn",
+]
 MB = 2**20
 
 

@@ -72,6 +72,20 @@ class Noise:
     """(n_systems, 3) of the free lengths in L3, zero where the family has fewer."""
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What the network sees of structures."""
+
+    lattice: Tensor
+    """(n_systems, 3, 3) angstrom."""
+    merged: MergedSites
+    """The sites, those close to a special position on it."""
+    displaced: Tensor
+    """(n_sites, 3) from there to where they are, angstrom."""
+    graph: Multigraph
+    """Their neighbours."""
+
+
 class Residual(nn.Module):
     """Two dense layers around a skip connection."""
 
@@ -182,13 +196,25 @@ class ScoreNetwork(nn.Module):
             l3: (n_systems, 3), tied by the crystal family.
             level: (n_systems,) noise level in [0, 1].
         """
+        return self.judge(batch, self.look(batch, frac_coords, l3, level), l3, level)
+
+    @torch.no_grad()
+    def look(self, batch: Batch, frac_coords: Tensor, l3: Tensor, level: Tensor) -> Scene:
+        """Find the neighbours of all sites; arguments as of ``forward``."""
         lattice = batch.lattice(l3)
-        with torch.no_grad():
-            merged = self.merge(batch, frac_coords, lattice, level)
-            graph = build_multigraph(
-                batch, merged, lattice, self.config.n_neighbours, self.config.cutoff
-            )
-        node = self._nodes(batch, merged, lattice, level)
+        merged = self.merge(batch, frac_coords, lattice, level)
+        graph = build_multigraph(
+            batch, merged, lattice, self.config.n_neighbours, self.config.cutoff
+        )
+        displaced = torch.einsum(
+            "nx,nxy->ny", frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
+        )
+        return Scene(lattice, merged, displaced, graph)
+
+    def judge(self, batch: Batch, scene: Scene, l3: Tensor, level: Tensor) -> Noise:
+        """Estimate the noise of what was seen; other arguments as of ``forward``."""
+        graph = scene.graph
+        node = self._nodes(batch, scene.merged, scene.lattice, level)
         x = self._messages(graph, node)
         along_edge, along_length = (self.edge_output(x) * graph.weights[..., None]).unbind(-1)
 
@@ -196,12 +222,9 @@ class ScoreNetwork(nn.Module):
         # network decides: all the way at small noise, not at all where it would not belong.
         pooled = (x * graph.weights[..., None]).mean(dim=1)
         share = 1.0 + self.site_output(torch.cat([pooled, node], dim=1))
-        displaced = torch.einsum(
-            "nx,nxy->ny", frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
-        )
         sigma = self.schedule.position_sigma(level)[batch.system, None]
         units = graph.vectors / graph.distances[..., None]
-        positions = (along_edge[..., None] * units).sum(dim=1) + share * displaced / sigma
+        positions = (along_edge[..., None] * units).sum(dim=1) + share * scene.displaced / sigma
         return Noise(positions, _length_noise(batch, graph, l3, along_length))
 
     def _nodes(self, batch: Batch, merged: MergedSites, lattice: Tensor, level: Tensor) -> Tensor:

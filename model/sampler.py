@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from model.crystal import AsymmetricUnit
+from model.exclusion import Exclusive
 from model.lattice import free_mask, lengths_from_l3, untie
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from model.noise import NoiseSchedule
 
 _STEPS_DRAWN_AT_ONCE = 32
+VERSION = 2
+"""Raised when the same seeds give other samples."""
 LARGEST_L3 = 60.0
 """No cell length beyond 60 angstrom: a diverging state stays finite, and is recorded as failed."""
 
@@ -340,6 +343,11 @@ def sampler_name(name: str) -> str:
     return name
 
 
+def sampler_fingerprint(name: str) -> str:
+    """Return a sampler's name and version, which stand beside each sample."""
+    return f"{sampler_name(name)}-{VERSION}"
+
+
 @torch.no_grad()
 def sample(
     model: ScoreModel,
@@ -365,7 +373,7 @@ def sample(
     stream = NoiseStream(seeds, batch)
     state = initial_state(batch, model.length_prior, schedule, stream)
     run = SAMPLERS[sampler_name(sampler)]
-    state = run(model.network, batch, state, schedule, stream, **options)
+    state = run(Exclusive(model.network), batch, state, schedule, stream, **options)
     lengths = lengths_from_l3(state.l3.double()).cpu().numpy()
     n_sites = torch.bincount(batch.system, minlength=batch.n_systems).tolist()
     coords = np.split(state.frac_coords.double().cpu().numpy(), np.cumsum(n_sites)[:-1])

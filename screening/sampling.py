@@ -58,9 +58,9 @@ class SamplingStage:
     @property
     def generator(self) -> str:
         """The value of the column ``generator``."""
-        from model.sampler import sampler_name  # noqa: PLC0415 - needs torch
+        from model.sampler import sampler_fingerprint  # noqa: PLC0415 - needs torch
 
-        return f"{self._loaded['model'].fingerprint}/{sampler_name(self.sampler)}"
+        return f"{self._loaded['model'].fingerprint}/{sampler_fingerprint(self.sampler)}"
 
     def draw(self, batch: Batch, seeds: Sequence[int]) -> list[AsymmetricUnit | None]:
         """Sample one crystal for each structure of a batch, which may be of different cells.
@@ -165,13 +165,13 @@ def generator_parts(generator: Generator) -> dict[str, str]:
         ValueError: of the model's own, if the checkpoint or the sampler cannot be used.
     """
     from model.checkpoint import load_checkpoint  # noqa: PLC0415 - imports torch
-    from model.sampler import sampler_name  # noqa: PLC0415
+    from model.sampler import sampler_fingerprint  # noqa: PLC0415
     from screening.random_crystals import VERSION  # noqa: PLC0415
 
     if generator.method == RANDOM:
         return {"model": RANDOM, "sampler": VERSION}
     model = load_checkpoint(generator.checkpoint)
-    return {"model": model.fingerprint, "sampler": sampler_name(generator.sampler)}
+    return {"model": model.fingerprint, "sampler": sampler_fingerprint(generator.sampler)}
 
 
 def _anywhere(checkpoint: str) -> str:
