@@ -188,7 +188,34 @@ def submit(
         try:
             submission.follow(job, address, lambda text: print(text, end="", file=sys.stderr))
         except KeyboardInterrupt:
-            _say(f"the job goes on; `ray job stop {job} --address {address}` ends it")
+            _say(f"the job goes on; `screening stop {job} --address {address}` ends it")
+
+
+@app.command()
+def stop(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id that `submit` printed.")],
+    address: Annotated[
+        str, typer.Option(metavar="http://HEAD:8265", help="The dashboard of the Ray cluster.")
+    ],
+) -> None:
+    """End a job of a Ray cluster and print how it ended; submitted again, it goes on.
+
+    Example: screening stop raysubmit_X1 --address http://HEAD:8265
+    """
+    from screening import submission
+
+    print(submission.stop_job(job, address))
+
+
+@app.command()
+def compact(results: Results) -> None:
+    """Merge the files of finished units, which a run does by itself, and print how many units.
+
+    Example: screening compact results/cu-k-si-quick
+    """
+    from screening.pipeline import compact_results
+
+    print(compact_results(results))
 
 
 @app.command()

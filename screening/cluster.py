@@ -26,7 +26,7 @@ from screening.errors import RunError, UserError
 from screening.pool import MAX_ATTEMPTS, Outcome, Pool, last_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from screening.pool import Stage
@@ -37,6 +37,16 @@ TOO_SLOW = "timed out during startup"
 """Words of the error of a Ray node that was not there within 30 s."""
 AGENT_TIMEOUT_S = 60.0
 """How long a job waits for a head that has just been started, s."""
+STOP_TIMEOUT_S = 120.0
+"""How long a job may take to end when it is asked to, s."""
+METRICS = {
+    "done": "Items of a stage that are finished, those that failed included.",
+    "total": "Items of a stage altogether, as far as known.",
+    "failed": "Items of a stage that failed.",
+    "workers": "Workers of a stage.",
+    "busy_s": "Seconds that workers spent on a stage, summed over workers.",
+}
+"""Gauges in Ray's metrics, with the prefix screening_."""
 
 WORKER_ENVIRONMENT = {
     # Parallelism is between actors: threads within one would take the cores of its neighbours.
@@ -78,6 +88,7 @@ class Cluster:
         self._ray: Any = None
         self._directory: str | None = None
         self._pools: list[Pool] = []
+        self._gauges: dict[str, Any] = {}
         self._owned = False
 
     def __enter__(self) -> Self:
@@ -201,6 +212,23 @@ class Cluster:
             pool.stop()
             self._pools.remove(pool)
 
+    def publish(self, campaign: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show how far a campaign is on Ray's dashboard, and to Prometheus through Ray.
+
+        Args:
+            campaign: Its name.
+            stages: Figures of each stage, as in `screening.progress.StageProgress.snapshot`.
+        """
+        for stage, figures in stages.items():
+            for name, description in METRICS.items():
+                if name not in self._gauges:
+                    gauge = importlib.import_module("ray.util.metrics").Gauge
+                    self._gauges[name] = gauge(
+                        f"screening_{name}", description, ("campaign", "stage")
+                    )
+                tags = {"campaign": campaign, "stage": stage}
+                self._gauges[name].set(float(figures[name]), tags)
+
     def completed(self, timeout_s: float) -> list[Outcome]:
         """Keep the actors in work, and return what has come back.
 
@@ -277,6 +305,18 @@ class Jobs:
         self._asked(lambda: asyncio.run(pass_on()))
         info = self._asked(lambda: self._client.get_job_info(job))
         return str(info.status.value), info.message
+
+    def stop(self, job: str) -> str:
+        """End a job, wait until it has ended, and return how it did."""
+        self._asked(lambda: self._client.stop_job(job))
+        end = time.monotonic() + STOP_TIMEOUT_S
+        while True:
+            status = self._asked(lambda: self._client.get_job_status(job))
+            if status.is_terminal():
+                return str(status.value)
+            if time.monotonic() > end:
+                raise RunError(f"job {job} has not ended within {STOP_TIMEOUT_S:.0f} s")
+            time.sleep(0.5)
 
     def _asked(self, question: Callable[[], Any]) -> Any:
         try:

@@ -107,6 +107,20 @@ def resume_campaign(
     return run.carry_out(address, num_samplers, num_cpus)
 
 
+def compact_results(out: str) -> int:
+    """Merge the files of the finished units in a directory, and return how many units that were.
+
+    Raises:
+        UserError: if there is no campaign, or if a run is working on it.
+        RunError: if a file cannot be read or written.
+    """
+    store = Store(out)
+    store.require()
+    _refuse_company(store)
+    store.sweep()
+    return store.compact()
+
+
 def fingerprints(campaign: Campaign) -> dict[str, str]:
     """Return the fingerprints of what a campaign only names.
 

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from screening.cluster import Cluster
@@ -71,6 +70,7 @@ class Run:
         self.ranking_s: dict[str, float] = {}
         self.machine: dict[str, int] = {}
         self.earlier_runs: list[dict[str, Any]] = []
+        self.cluster: Cluster | None = None
         self.progress = self._open_progress(view)
 
     def carry_out(
@@ -83,8 +83,12 @@ class Run:
             try:
                 self.progress.do("starting Ray")
                 with Cluster(address, num_cpus) as cluster, self._said_when_stopping():
-                    self._sample_and_relax(cluster, num_samplers)
-                    self._rank(cluster)
+                    self.cluster = cluster
+                    try:
+                        self._sample_and_relax(cluster, num_samplers)
+                        self._rank(cluster)
+                    finally:
+                        self.cluster = None
                 result = self._publish()
                 self.progress.finish("finished")
             except KeyboardInterrupt:
@@ -164,8 +168,12 @@ class Run:
             StageProgress(REFERENCES, "phases", RELAXERS, RELAXATION_S),
             StageProgress(RANKING, "systems", RANKING, RANKING_S),
         ]
-        beat = partial(self.store.write_json, HEARTBEAT)
-        return Progress(stages, view, beat)
+        return Progress(stages, view, self._beat)
+
+    def _beat(self, snapshot: dict[str, Any]) -> None:
+        self.store.write_json(HEARTBEAT, snapshot)
+        if self.cluster is not None:
+            self.cluster.publish(self.campaign.name, snapshot["stages"])
 
     def _remember_earlier_run(self) -> None:
         """Keep the times of the run before this one, which may have been killed."""

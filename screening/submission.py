@@ -69,6 +69,19 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> None:
         raise RunError(f"job {job} ended as {status}{because}; submitting it again goes on with it")
 
 
+def stop_job(job: str, address: str) -> str:
+    """End a job and return how it ended, as in ``STOPPED``; what it finished stays.
+
+    Args:
+        job: The job's id.
+        address: As for `submit_campaign`.
+
+    Raises:
+        RunError: if there is no such job, or it does not end.
+    """
+    return Jobs(address).stop(job)
+
+
 def check_output(out: str) -> None:
     """Refuse a place that the job could not leave its results in.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ from small_results import CAMPAIGN, results
 import screening.store
 from screening import ledger
 from screening.campaign import Campaign
+from screening.cli import main
 from screening.errors import RunError
 from screening.files import LocalFiles
 from screening.grid import units
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+HOST = socket.gethostname()
 UNITS = list(units(Campaign.from_text(CAMPAIGN, "small")))
 
 
@@ -229,3 +234,19 @@ def test_marks_of_earlier_versions_without_a_number_stay_apart(tmp_path: Path) -
     assert store.compact() == 0
     assert UNITS[0] in store.ledger.finished()
     assert path.exists()
+
+
+def test_a_user_compacts_what_no_run_is_working_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = results(tmp_path, n_done=3)
+    heartbeat = {"state": "running", "updated_at": time.time(), "elapsed_s": 1.0}
+    store.write_json("_progress.json", {**heartbeat, "process": os.getpid(), "host": HOST})
+    assert main(["compact", str(tmp_path)]) == 2
+    assert "is being worked on by another run" in capsys.readouterr().err
+    store.write_json("_progress.json", {**heartbeat, "state": "interrupted"})
+    assert main(["compact", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "3\n"
+    assert not list((tmp_path / "_done").glob("*.json"))
+    assert main(["compact", str(tmp_path / "none")]) == 2
+    assert "holds no campaign" in capsys.readouterr().err

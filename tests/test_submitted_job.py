@@ -14,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from test_submission import alloy
@@ -51,6 +52,7 @@ def dashboard() -> Iterator[str]:
             *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
             *(f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={place}"),
             f"--dashboard-agent-listen-port={free_port()}",
+            f"--metrics-export-port={port + 1}",
             "--object-store-memory=134217728",
         ]
         with subprocess.Popen(  # noqa: S603 - our own command
@@ -93,9 +95,37 @@ def submit(
     )
 
 
-def test_a_submitted_campaign_runs_and_is_followed(dashboard: str, tmp_path: Path) -> None:
+def stop(address: str, job: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "screening.cli", "stop", job, "--address", address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_submitted_campaign_is_stopped_goes_on_and_is_followed(
+    dashboard: str, tmp_path: Path
+) -> None:
     (tmp_path / "alloy.yaml").write_text(alloy(tmp_path).to_yaml())
     out = tmp_path / "out"
+    begun = submit(tmp_path, dashboard, TOKEN, "--out", str(out))
+    assert begun.returncode == 0, begun.stderr
+    metric = await_metric(dashboard, "screening_total")
+    assert 'campaign="alloy"' in metric
+    assert 'stage="sampling"' in metric
+    stopped = stop(dashboard, begun.stdout.strip())
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "STOPPED\n", "")
+    assert job_record(dashboard, begun.stdout.strip())["status"] == "STOPPED"
+    unknown = stop(dashboard, "raysubmit_none")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "raysubmit_none" in unknown.stderr
+    assert len(unknown.stderr.splitlines()) == 1
+
     run = submit(tmp_path, dashboard, TOKEN, "--out", str(out), "--follow")
     assert run.returncode == 0, run.stderr
     (job,) = run.stdout.splitlines()
@@ -114,6 +144,20 @@ def test_a_submitted_campaign_runs_and_is_followed(dashboard: str, tmp_path: Pat
     for secret in (TOKEN, PASSWORD):
         assert secret not in json.dumps(record)
         assert secret not in run.stdout + run.stderr
+
+
+def await_metric(address: str, name: str) -> str:
+    """Wait until Ray's metrics, as Prometheus would read them, hold one; return its line."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            port = int(urlsplit(address).port or 0) + 1
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                for line in answer.read().decode().splitlines():
+                    if name in line and not line.startswith("#") and 'stage="sampling"' in line:
+                        return str(line)
+        time.sleep(1.0)
+    pytest.fail(f"Ray shows no metric {name}")
 
 
 def job_record(address: str, job: str) -> dict[str, Any]:
