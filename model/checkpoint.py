@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -16,7 +17,6 @@ from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _FOLDER = Path(__file__).parent / "checkpoints"
@@ -108,14 +108,19 @@ def load_checkpoint(name: str = "default", device: torch.device | str = "cpu") -
         )
         raise CheckpointError(message)
     try:
-        network = ScoreNetwork(
-            NetworkConfig(**json.loads(metadata["network"])),
-            NoiseSchedule(**json.loads(metadata["schedule"])),
-        )
-        network.load_state_dict(weights)
+        with torch.device("meta"):  # nothing is allocated before the shapes are compared
+            network = ScoreNetwork(
+                NetworkConfig(**json.loads(metadata["network"])),
+                NoiseSchedule(**json.loads(metadata["schedule"])),
+            )
+        for key, weight in weights.items():
+            if weight.dtype != torch.float32 or not weight.isfinite().all():
+                message = f"{key} is not of finite 32-bit numbers"
+                raise ValueError(message)  # noqa: TRY301 - the same sentence for all faults
+        network.load_state_dict(weights, assign=True)
         prior = LengthPrior(**json.loads(metadata["length_prior"]))
         record = json.loads(metadata["training_record"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # recursion is a RuntimeError
         message = f"checkpoint {path} does not describe a score model ({error})"
         raise CheckpointError(message) from error
     return ScoreModel(

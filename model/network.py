@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 _N_ELEMENTS = 119
 _N_GROUPS = 231
 _LEVEL_FREQUENCIES = 6
+_LARGEST = {
+    "hidden": 4096,
+    "bottleneck": 4096,
+    "n_blocks": 64,
+    "n_radial": 256,
+    "n_angular_radial": 256,
+    "n_spherical": 64,
+    "n_angular_basis": 256,
+    "n_neighbours": 1024,
+}
 _SMALLEST_DISTANCE = 0.05
 """Angstrom. The radial basis oscillates as 1/d for shorter edges, which are not physical."""
 
@@ -60,6 +70,14 @@ class NetworkConfig:
     """Angstrom. No atom sits 1 angstrom from its own image."""
     merge_radius_sigmas: float = 4.0
     """A site on a special position stays within so many sigmas of it."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that would fill any memory: they come from files of others, too."""
+        for name, most in _LARGEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 < value <= most:
+                message = f"network: {name} must be a whole number from 1 to {most}, got {value!r}"
+                raise ValueError(message)
 
 
 @dataclass(frozen=True)

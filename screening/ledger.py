@@ -177,7 +177,8 @@ class Ledger:
         try:
             mark = json.loads(self._read(name))
             _table([mark])
-        except (ValueError, TypeError, AttributeError):  # Arrow's errors are among these
+        # Arrow's errors are among these; brackets without end are a RecursionError.
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return None
         return dict(mark)
 

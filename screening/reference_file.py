@@ -30,6 +30,9 @@ IDENTITY = "reference_id"
 CRYSTAL = ("lattice_vectors", "species_at_sites", "cartesian_site_positions")
 """Columns that describe a crystal, as in the results."""
 
+MOST_PHASES = 1_000_000
+"""Rows of a file; the whole Materials Project has a fifth of that."""
+
 SOURCE = b"source"
 """Metadata of a table's schema: the value of ``hull_source``, instead of the file's name."""
 CORRECTIONS = b"corrections"
@@ -160,6 +163,10 @@ def _table(path: Path) -> pa.Table:
                 column_types={FORMULA: pa.string(), IDENTITY: pa.string()}
             )
             return pa.csv.read_csv(path, convert_options=texts)
+        # A small file can stand for billions of equal rows.
+        n_rows = pa.parquet.read_metadata(path).num_rows
+        if n_rows > MOST_PHASES:
+            raise UserError(f"{path} has {n_rows:,} rows; at most {MOST_PHASES:,} are read")
         return pa.parquet.read_table(path)
     except FileNotFoundError:
         raise UserError(f"references {path} does not exist") from None

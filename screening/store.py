@@ -138,7 +138,7 @@ class Store:
         """Fingerprints of the campaign and of its parts: model, calculator, references."""
         try:
             return dict(json.loads(self._read(FINGERPRINTS)))
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f"{self.uri}/{FINGERPRINTS} is damaged") from None
 
     @property
@@ -349,7 +349,7 @@ class Store:
         """Read a JSON file, or return None if there is none or it is damaged."""
         try:
             return json.loads(self.files.read(name))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
         except OSError as error:
             raise RunError(f"{self.uri}/{name} cannot be read: {reason(error)}") from None

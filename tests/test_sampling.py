@@ -13,13 +13,14 @@ from screening.grid import Cell, cell_units
 from screening.sampling import SamplingStage
 
 CELL = Cell("Cs-Cl", 221, {"Cl": 1, "Cs": 1})
+N_SITES = 2
 
 
 def memory_of(n_systems: int) -> Any:
     """Return a hook for a device whose memory holds so many structures at once."""
 
     def refuse_more(_: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        if arguments[0].n_systems > n_systems:
+        if len(arguments[0]) > n_systems * N_SITES:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     return refuse_more
@@ -29,7 +30,7 @@ def rows(n_systems: int) -> list[dict[str, Any]]:
     """Sample five crystals where the memory holds ``n_systems``."""
     stage = SamplingStage("mp20", "ancestral", device="cpu")
     stage.setup()
-    stage._loaded["model"].network.register_forward_pre_hook(memory_of(n_systems))
+    stage._loaded["model"].network.element.register_forward_pre_hook(memory_of(n_systems))
     (unit,) = cell_units(CELL, 5, 5, 0)
     return stage(prepare_unit(unit))
 
