@@ -1,0 +1,222 @@
+"""Does a campaign that meets a fault end as if nothing had happened?
+
+    python benchmarks/faults.py [--seeds 20] [--kinds worker driver interrupt machine service]
+
+A small campaign (EMT, no reference phases to relax) is run once undisturbed. Then, for each kind of
+fault and each seed, it is run again, the fault comes at a random moment, and `screening resume` is
+called until the campaign is finished. Its tables of samples and of candidates must be the same as
+those of the undisturbed run, row by row and bit by bit. Faults:
+
+    worker     SIGKILL to a process of Ray's that holds a model or a potential
+    driver     SIGKILL to `screening run`
+    interrupt  Ctrl-C twice, half a second apart
+    machine    SIGKILL to the second of two raylets and all its workers
+    service    the object store that holds the results refuses every request
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from screening.cluster import LOCAL_RAY, QUIET_RAY, WORKER_ENVIRONMENT
+from screening.status import campaign_status
+from screening.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from s3_server import S3Server
+
+KINDS = ("worker", "driver", "interrupt", "machine", "service")
+CAMPAIGN = """
+name: faults
+chemical_systems: [Al-Cu, Au-Cu]
+space_groups: [225, 221, 123]
+sites: {per_element: [1], total_max: 2}
+samples_per_cell: 12
+generator: {unit_size: 2}
+seed: 1
+relaxation: {calculator: 'ase.calculators.emt:EMT', max_steps: 50}
+references: REFERENCES
+"""
+KNOWN = "formula,energy_per_atom\nAl,-0.005\nCu,-0.007\nAu,0.002\n"
+N_UNITS = 36
+GIVE_UP_S = 600.0
+MOST_COMMANDS = 5
+# A shell starts what runs behind it deaf to Ctrl-C; Python listens again when told to.
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from screening.cli import main
+sys.exit(main())
+"""
+
+
+def started(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command of the project's."""
+    clean = {name: value for name, value in os.environ.items() if "RAY" not in name}
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-c", LISTENING, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**clean, **(environment or {})},
+    )
+
+
+def finished_units(uri: str) -> int:
+    """Return how many units are done; none while there is nothing to look at."""
+    with contextlib.suppress(Exception):
+        return int(Store(uri).marks(["state"]).num_rows)
+    return 0
+
+
+def wait_for(process: subprocess.Popen[str], uri: str, count: int) -> None:
+    """Wait until so many units are done, or the command has ended."""
+    end = time.monotonic() + GIVE_UP_S
+    while process.poll() is None and finished_units(uri) < count:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{uri}: fewer than {count} units after {GIVE_UP_S} s")
+        time.sleep(0.05)
+
+
+def rows_of(uri: str) -> tuple[list[Any], list[Any]]:
+    """Return the samples and the candidates, without what differs between two runs by nature."""
+    store = Store(uri)
+    tables = (store.read_samples(), store.candidates())
+    samples, candidates = (
+        sorted(table.to_pylist(), key=lambda row: str(row["sample_id"])) for table in tables
+    )
+    return samples, candidates
+
+
+@contextlib.contextmanager
+def two_machines() -> Iterator[tuple[str, Any, dict[str, str]]]:
+    """Start two raylets on this machine; yield the address, the second one's end, and a token."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the settings below
+
+    environment = {**LOCAL_RAY, **QUIET_RAY, **WORKER_ENVIRONMENT}
+    os.environ.update(environment)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    try:
+        yield (
+            cluster.address,
+            lambda: cluster.remove_node(second, allow_graceful=False),
+            environment,
+        )
+    finally:
+        cluster.shutdown()
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes of a local Ray that hold actors."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name().startswith("ray::_Worker") or "ray::_Worker" in " ".join(
+                child.cmdline()
+            ):
+                found.append(child)
+    return found
+
+
+def strike(
+    kind: str, process: subprocess.Popen[str], server: S3Server, which: random.Random
+) -> None:
+    """Let the fault happen."""
+    if kind == "worker" and (workers := workers_of(process)):
+        which.choice(workers).kill()
+    elif kind == "driver":
+        process.kill()
+    elif kind == "interrupt":
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    elif kind == "service":
+        server.writes_before_failure = 0
+
+
+def disturbed(kind: str, seed: int, file: Path, out: str, server: S3Server) -> int:
+    """Run the campaign with a fault, resume it to its end, and return how many commands that took."""
+    moment = random.Random(f"{kind} {seed}")  # noqa: S311 - no secret
+    count, delay_s = moment.randrange(N_UNITS - 2), moment.uniform(0.0, 1.0)
+    with contextlib.ExitStack() as stack:
+        arguments, environment = ["run", str(file), "--out", out], {}
+        if kind == "machine":
+            address, end_machine, environment = stack.enter_context(two_machines())
+            arguments += ["--address", address, "--num-samplers", "2"]
+        process = started(*arguments, environment=environment)
+        wait_for(process, out, count)
+        time.sleep(delay_s)
+        if process.poll() is None:
+            strike(kind, process, server, moment)
+            if kind == "machine":
+                end_machine()
+        process.communicate(timeout=GIVE_UP_S)
+    server.writes_before_failure = None
+    n_commands = 1
+    while campaign_status(Store(out), time.time() + 3600.0)["state"] != "finished":
+        if kind == "service":
+            server.objects.pop("results/_progress.json", None)  # as if the hour had passed
+        resumed = started("resume", out)
+        _, errors = resumed.communicate(timeout=GIVE_UP_S)
+        n_commands += 1
+        if n_commands > MOST_COMMANDS:
+            raise RuntimeError(errors)
+    return n_commands
+
+
+def main() -> None:
+    """Try all, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="faults-"))
+    (directory / "known.csv").write_text(KNOWN)
+    file = directory / "faults.yaml"
+    file.write_text(CAMPAIGN.replace("REFERENCES", str(directory / "known.csv")))
+    server = S3Server()
+    os.environ.update(server.environment)
+    began = time.monotonic()
+    _, errors = (process := started("run", str(file), "--out", f"{directory}/calm")).communicate()
+    if process.returncode != 0:
+        raise RuntimeError(errors)
+    calm = rows_of(f"{directory}/calm")
+    print(f"undisturbed: {len(calm[0])} samples, {time.monotonic() - began:.0f} s", flush=True)
+    table = Table("fault", "tried", "identical", "went on by itself", "resumed")
+    for kind in options.kinds:
+        identical = alone = 0
+        for seed in range(options.seeds):
+            out = "s3://bucket/results" if kind == "service" else f"{directory}/{kind}-{seed}"
+            server.objects.clear()
+            n_commands = disturbed(kind, seed, file, out, server)
+            is_same = rows_of(out) == calm
+            identical += is_same
+            alone += n_commands == 1
+            print(kind, seed, "identical" if is_same else "DIFFERENT", n_commands, flush=True)
+        table.add_row(kind, *map(str, (options.seeds, identical, alone, options.seeds - alone)))
+    server.stop()
+    shutil.rmtree(directory)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
