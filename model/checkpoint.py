@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from safetensors.torch import save
 from model.length_prior import LengthPrior
 from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule
+from model.shipped import DEFAULT_CHECKPOINT, fingerprint, shipped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FOLDER = Path(__file__).parent / "checkpoints"
 _FORMAT = "crystal-screening score model 1"
-DEFAULT_CHECKPOINT = "mp20"
 
 
 class CheckpointError(ValueError):
@@ -50,14 +48,14 @@ def checkpoint_path(name: str) -> Path:
     Raises:
         CheckpointError: if there is no such checkpoint.
     """
-    shipped = {path.stem: path for path in _FOLDER.glob("*.safetensors")}
+    known = shipped()
     if name == "default":
-        return _FOLDER / f"{DEFAULT_CHECKPOINT}.safetensors"
-    if name in shipped:
-        return shipped[name]
+        name = DEFAULT_CHECKPOINT
+    if name in known:
+        return known[name]
     path = Path(name)
     if not path.is_file():
-        names = ", ".join(["default", *sorted(shipped)])
+        names = ", ".join(["default", *known])
         message = f"checkpoint must be one of {names} or a .safetensors file, got {name!r}"
         raise CheckpointError(message)
     return path
@@ -127,15 +125,5 @@ def load_checkpoint(name: str = "default", device: torch.device | str = "cpu") -
         network=network.to(device).eval(),
         length_prior=prior,
         training_record=record,
-        fingerprint=_fingerprint(weights, metadata),
+        fingerprint=fingerprint({k: v.numpy() for k, v in weights.items()}, metadata),
     )
-
-
-def _fingerprint(weights: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    digest = hashlib.sha256()
-    for key in ("format", "network", "schedule", "length_prior"):
-        digest.update(metadata[key].encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].numpy().tobytes())
-    return digest.hexdigest()[:16]

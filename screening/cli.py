@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +19,9 @@ import typer
 
 from screening.errors import RunError, ScreeningError, UserError
 from screening.evaluation.commands import evaluate
-from screening.options import AsJson, Checkpoint, RayAddress, SamplerName
+from screening.options import AsJson, Calculator, Checkpoint, RayAddress, SamplerName
 from screening.options import integer as _integer
+from screening.terminal import coloured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,6 @@ _CLICK_ERROR: Any = _USAGE_ERROR.__mro__[1]
 app = typer.Typer(
     name="screening",
     help="Find stable crystals: from the names of elements to a ranked table of candidates.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +64,9 @@ Results = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(version("crystal-screening"))
+        from screening.versions import versions_text
+
+        print(versions_text())
         raise typer.Exit
 
 
@@ -73,7 +75,10 @@ def _common(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of the package, its checkpoints and its libraries, and stop.",
         ),
     ] = False,
 ) -> None:
@@ -258,7 +263,10 @@ def export(
     file_format: Annotated[
         str,
         typer.Option(
-            "--format", metavar="cif|poscar|extxyz|vasp", help="vasp: a directory of inputs each."
+            "--format",
+            metavar="cif|poscar|extxyz|vasp",
+            help="vasp: a directory of inputs each.",
+            autocompletion=lambda: ["cif", "poscar", "extxyz", "vasp"],
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the files.")],
@@ -337,6 +345,35 @@ def sample(
     print(target)
 
 
+@app.command()
+def doctor(
+    out: Annotated[
+        str, typer.Option(metavar="DIR|URI", help="Where results are to go.")
+    ] = "results",
+    checkpoint: Checkpoint = "default",
+    calculator: Calculator = "default",
+    quick: Annotated[bool, typer.Option("--quick", help="Do not start Ray.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether this machine can run a campaign, and say what to do if not.
+
+    It ends with status 1 if something has to be mended; with a warning a campaign still runs.
+
+    Example: screening doctor --out results
+    """
+    from screening.doctor import PROBLEM, check_text, examine
+
+    checks = []
+    for check in examine(out, checkpoint, calculator, quick=quick):
+        checks.append(check)
+        if not as_json:
+            print(check_text(check, sys.stdout), flush=True)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    if any(check.state == PROBLEM for check in checks):
+        raise typer.Exit(FAILED)
+
+
 @references.command()
 def fetch(
     chemsys: Annotated[
@@ -403,7 +440,7 @@ def _mistakes_of_the_model() -> tuple[type[Exception], ...]:
 
 def _fail(message: str, exit_status: int) -> int:
     if message:  # click has none when it has printed the help instead
-        _say(f"error: {message}")
+        _say(f"{coloured('error:', 'red', sys.stderr)} {message}")
     return exit_status
 
 

@@ -69,7 +69,7 @@ def fetch_phases(systems: Iterable[str]) -> pa.Table:
         RunError: if the server cannot be reached or answers with something else.
     """
     names = _within(systems)
-    key = _key()
+    key = check_key()
     if not is_installed():
         raise UserError(f"references from the Materials Project need mp-api: {PACKAGE}")
     try:
@@ -101,7 +101,12 @@ def _within(systems: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (name.count("-"), name))
 
 
-def _key() -> str:
+def check_key() -> str:
+    """Return the key.
+
+    Raises:
+        UserError: if there is none, or if it cannot be one.
+    """
     key = os.environ.get(KEY, "")
     if not key:
         raise UserError(

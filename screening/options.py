@@ -44,3 +44,4 @@ Cores = Annotated[
 ]
 Checkpoint = Annotated[str, typer.Option(metavar="F", help="A checkpoint's name or path.")]
 SamplerName = Annotated[str, typer.Option(metavar="NAME", help="A sampler's name.")]
+Calculator = Annotated[str, typer.Option(metavar="NAME", help="A potential, as in a campaign.")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ import pandas as pd
 import pytest
 from small_results import CAMPAIGN, CESIUM_CHLORIDE, results
 
+from model.checkpoint import load_checkpoint
 from screening import cli
 from screening.cli import app, main
 from screening.errors import RunError
@@ -35,6 +39,7 @@ COMMANDS = (
     "export",
     "train",
     "sample",
+    "doctor",
 )
 
 
@@ -386,7 +391,12 @@ def test_program_starts_quickly_and_knows_its_version() -> None:
     began = time.perf_counter()
     process = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)  # noqa: S603 - the program under test
     assert time.perf_counter() - began < 3  # 0.4 s on an idle machine
-    assert process.stdout.strip().count(".") == 2
+    lines = process.stdout.splitlines()
+    assert lines[0] == f"crystal-screening {version('crystal-screening')}"
+    assert f"torch {version('torch')}" in lines
+    assert f"ray {version('ray')}" in lines
+    (default,) = (line for line in lines if line.endswith(" (default)"))
+    assert default == f"checkpoint mp20 {load_checkpoint('default').fingerprint} (default)"
 
 
 def test_importing_the_command_line_loads_no_heavy_library() -> None:
@@ -411,3 +421,74 @@ def test_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     process.stdout.close()
     _, err = process.communicate()
     assert (process.returncode, err) == (1, "")
+
+
+def complete(shell: str, words: str) -> list[str]:
+    """What a shell is told when the user presses the tabulator behind some words."""
+    process = subprocess.run(
+        [sys.executable, "-m", "screening.cli"],
+        env={
+            **os.environ,
+            "_SCREENING_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process.stdout.split()
+
+
+def test_shell_completes_commands_options_and_values() -> None:
+    assert complete("bash", "screening re") == ["resume", "report", "references"]
+    assert complete("bash", "screening evaluate g") == ["generation"]
+    assert "--retry-failed" in complete("bash", "screening resume --")
+    assert complete("bash", "screening export --format ") == ["cif", "poscar", "extxyz", "vasp"]
+
+
+def on_a_terminal(*arguments: str, **variables: str) -> str:
+    """Everything that the program writes to a terminal."""
+    main_end, program_end = pty.openpty()
+    environment = {name: text for name, text in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "screening.cli", *arguments],
+        env={**environment, "TERM": "xterm", **variables},
+        stdin=program_end,
+        stdout=program_end,
+        stderr=program_end,
+    )
+    os.close(program_end)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux says so when the other end has been closed
+        while block := os.read(main_end, 4096):
+            written += block
+    os.close(main_end)
+    process.wait()
+    return written.decode()
+
+
+COLOUR = "\x1b["
+
+
+def test_colours_are_for_terminals_that_want_them() -> None:
+    refused = ("plan", "none.yaml")
+    assert on_a_terminal(*refused).startswith(f"{COLOUR}31merror:{COLOUR}0m there is no file")
+    assert on_a_terminal(*refused, NO_COLOR="1").startswith("error: there is no file")
+    assert on_a_terminal(*refused, TERM="dumb").startswith("error: there is no file")
+    # An empty one does not count: https://no-color.org
+    assert COLOUR in on_a_terminal(*refused, NO_COLOR="")
+    piped = subprocess.run(
+        [sys.executable, "-m", "screening.cli", *refused],
+        env={**os.environ, "TERM": "xterm"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (piped.returncode, piped.stderr.startswith("error: there is no file")) == (2, True)
+
+
+def test_doctor_in_colour_and_without() -> None:
+    arguments = ("doctor", "--quick", "--out", "/proc/results")
+    assert f"{COLOUR}31mproblem {COLOUR}0m output" in on_a_terminal(*arguments)
+    assert COLOUR not in on_a_terminal(*arguments, NO_COLOR="1")

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from screening.options import AsJson, Checkpoint, Cores, RayAddress, SamplerName, integer
+from screening.options import (
+    AsJson,
+    Calculator,
+    Checkpoint,
+    Cores,
+    RayAddress,
+    SamplerName,
+    integer,
+)
 
 evaluate = typer.Typer(
     help="Measure how good the engine is, on crystals that are known.", no_args_is_help=True
@@ -32,9 +40,7 @@ def rediscovery(
     ] = "model",
     checkpoint: Checkpoint = "default",
     sampler: SamplerName = "default",
-    calculator: Annotated[
-        str, typer.Option(metavar="NAME", help="A potential, as in a campaign.")
-    ] = "default",
+    calculator: Calculator = "default",
     seed: Annotated[
         int, typer.Option(metavar="S", parser=integer("--seed", 0), help="As a campaign's seed.")
     ] = 0,

@@ -17,7 +17,7 @@ from screening.cluster import Cluster
 from screening.errors import RunError, UserError, shown
 from screening.evaluation import metrics
 from screening.evaluation.crystals import KnownCrystals, digest_of, read_samples
-from screening.evaluation.provenance import hardware, versions
+from screening.evaluation.provenance import hardware
 from screening.evaluation.scores import Comparison
 from screening.evaluation.stages import ModelGenerator, Request
 from screening.evaluation.work import GENERATED, TEST, TRAIN, Work

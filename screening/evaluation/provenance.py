@@ -1,17 +1,11 @@
-"""Where a figure comes from: machine and versions."""
+"""Where a figure comes from: the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-PACKAGES = (
-    "crystal-screening", "torch", "numpy", "scipy", "pymatgen", "pymatgen-core", "spglib", "smact",
-    "chgnet", "ray",
-)  # fmt: skip
 
 _GIB = 2**30
 
@@ -29,11 +23,6 @@ def hardware() -> dict[str, Any]:
         "gpus": gpus,
         "platform": platform.platform(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of everything that a figure depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from screening.errors import RunError, UserError
 from screening.evaluation.figures import target_figures, total_figures
 from screening.evaluation.judging import MATCHER, JudgingStage, Verdict
 from screening.evaluation.partial import PartialResult
-from screening.evaluation.provenance import hardware, versions
+from screening.evaluation.provenance import hardware
 from screening.evaluation.targets import read_targets
 from screening.graphs import prepare_unit
 from screening.grid import cell_units
