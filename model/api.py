@@ -29,7 +29,7 @@ class CrystalModel:
     score_model: ScoreModel
     """The network with its training record and fingerprint."""
     device: str
-    """Where it computes: ``cpu`` or ``cuda``."""
+    """Where it computes, ``cpu`` or ``cuda``."""
 
     def sample(
         self,
@@ -42,9 +42,10 @@ class CrystalModel:
     ) -> list[Structure]:
         """Draw crystals; they are not relaxed.
 
-        Example::
-
-            load_model().sample({"Cu": 1, "K": 1, "Si": 1}, space_group=62, n=4)
+        Example:
+            >>> salts = load_model(device="cpu").sample({"Na": 1, "Cl": 1}, space_group=225, n=2)
+            >>> [sorted(salt.symbol_set) for salt in salts]
+            [['Cl', 'Na'], ['Cl', 'Na']]
 
         Args:
             sites: Element symbol to its number of symmetry-inequivalent sites.
@@ -78,6 +79,11 @@ class CrystalModel:
 
 def load_model(checkpoint: str = "default", device: str = "auto") -> CrystalModel:
     """Load a shipped checkpoint or a user's file.
+
+    Example:
+        >>> load_model("none")
+        Traceback (most recent call last):
+        model.checkpoint.CheckpointError: checkpoint must be one of default, ... got 'none'
 
     Args:
         checkpoint: ``default``, the name of a shipped checkpoint, or a path.

@@ -16,8 +16,6 @@ from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule
 from model.shipped import DEFAULT_CHECKPOINT, fingerprint, shipped
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _FORMAT = "crystal-screening score model 1"
 

@@ -59,13 +59,26 @@ class Plan:
 class Campaign:
     """One campaign and the place that its results land in.
 
-    Example::
+    What a script does, from the file to crystals::
 
         campaign = Campaign.from_yaml("cu-k-si.yaml")
         print(campaign.plan())
         campaign.run()
         table = campaign.results()
         best = campaign.structures(top=10)
+
+    Example:
+        >>> campaign = Campaign.from_settings(
+        ...     name="cu-k-si",
+        ...     chemical_systems=["Cu-K-Si"],
+        ...     space_groups=["Pnma", 194],
+        ...     sites={"per_element": [1, 2], "total_max": 4},
+        ...     samples_per_cell=60,
+        ... )
+        >>> campaign.out
+        'results/cu-k-si'
+        >>> campaign.settings.space_groups
+        (62, 194)
     """
 
     settings: Settings
@@ -92,15 +105,10 @@ class Campaign:
     def from_settings(cls, out: Path | str | None = None, /, **settings: Any) -> Self:
         """Make a campaign from the keys of a campaign file, as keyword arguments.
 
-        Example::
-
-            Campaign.from_settings(
-                name="cu-k-si",
-                chemical_systems=["Cu-K-Si"],
-                space_groups=["Pnma", 194],
-                sites={"per_element": [1, 2], "total_max": 4},
-                samples_per_cell=60,
-            )
+        Example:
+            >>> Campaign.from_settings(name="mine", chemical_systems=["Li-Xx"])
+            Traceback (most recent call last):
+            screening.errors.UserError: settings: chemical_systems ...
 
         Raises:
             UserError: If a key is unknown or a value is not allowed.
@@ -112,6 +120,11 @@ class Campaign:
     @classmethod
     def open(cls, out: Path | str) -> Self:
         """Open the results of a campaign, finished or not.
+
+        Example:
+            >>> Campaign.open("results/none")
+            Traceback (most recent call last):
+            screening.errors.UserError: ...
 
         Raises:
             UserError: If there is no campaign in that place.
@@ -126,6 +139,23 @@ class Campaign:
 
     def plan(self) -> Plan:
         """Return what a run would do, and what it would cost.
+
+        Example:
+            >>> plan = Campaign.from_settings(
+            ...     name="salt",
+            ...     chemical_systems=["Cl-Na"],
+            ...     space_groups=[221, 225],
+            ...     sites={"per_element": [1], "total_max": 2},
+            ...     samples_per_cell=60,
+            ... ).plan()
+            >>> plan["cells"], plan["samples"]
+            (2, 120)
+            >>> print(plan)
+            campaign          salt
+            output            results/salt
+            chemical systems  1
+            space groups      2: 221 Pm-3m, 225 Fm-3m
+            ...
 
         Raises:
             UserError: If the campaign asks for what no group admits.

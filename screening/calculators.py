@@ -32,7 +32,7 @@ class Calculator(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever energies may: version and weights."""
+        """Changes whenever energies may, with the version and the weights."""
 
     @property
     def corrected(self) -> bool:

@@ -94,7 +94,8 @@ class LiveView:
 def open_view(stream: TextIO | None = None) -> View:
     """Return the view that a stream can take: live on a terminal, plain lines elsewhere."""
     stream = stream or sys.stderr
-    console = Console(file=stream)
+    # Rich would also take FORCE_COLOR, which notebooks set, for a terminal.
+    console = Console(file=stream, force_terminal=stream.isatty())
     return (
         LiveView(console)
         if console.is_terminal and not console.is_dumb_terminal

@@ -451,7 +451,7 @@ def on_a_terminal(*arguments: str, **variables: str) -> str:
     """Everything that the program writes to a terminal."""
     main_end, program_end = pty.openpty()
     environment = {name: text for name, text in os.environ.items() if name != "NO_COLOR"}
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - the program under test
         [sys.executable, "-m", "screening.cli", *arguments],
         env={**environment, "TERM": "xterm", **variables},
         stdin=program_end,
@@ -478,7 +478,7 @@ def test_colours_are_for_terminals_that_want_them() -> None:
     assert on_a_terminal(*refused, TERM="dumb").startswith("error: there is no file")
     # An empty one does not count: https://no-color.org
     assert COLOUR in on_a_terminal(*refused, NO_COLOR="")
-    piped = subprocess.run(
+    piped = subprocess.run(  # noqa: S603 - the program under test
         [sys.executable, "-m", "screening.cli", *refused],
         env={**os.environ, "TERM": "xterm"},
         capture_output=True,

@@ -158,7 +158,7 @@ def test_ray_starts_and_ray_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_library_that_breaks_is_a_problem_not_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "spglib.py").write_text("raise ImportError('libsymspg.so is missing')\n")
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - the program under test
         [sys.executable, "-m", "screening.cli", "doctor", "--quick", "--out", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,

@@ -26,6 +26,7 @@ from screening.grid import sample_seed
 from screening.progress import Progress
 from screening.sampling import SamplingStage
 from screening.signals import terminated_like_interrupted
+from screening.versions import versions
 
 if TYPE_CHECKING:
     from screening.evaluation.settings import GenerationSettings

@@ -38,6 +38,7 @@ from screening.sweep import (
     SAMPLER_CPUS,
     SampleAndFilter,
 )
+from screening.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
