@@ -108,7 +108,7 @@ class Campaign:
         Example:
             >>> Campaign.from_settings(name="mine", chemical_systems=["Li-Xx"])
             Traceback (most recent call last):
-            screening.errors.UserError: settings: chemical_systems ...
+            screening.errors.UserError: settings: chemical_systems: 'Li-Xx' holds 'Xx'; an element is given by ...
 
         Raises:
             UserError: If a key is unknown or a value is not allowed.

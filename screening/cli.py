@@ -3,6 +3,7 @@
 Results go to stdout and everything else to stderr. The exit status is 0, 1 when something failed,
 or 2 when it was asked for wrongly.
 """
+# ruff: noqa: D301 - \b keeps the line of an example whole in the help
 # ruff: noqa: PLC0415 - imports that take time stand inside the commands that need them
 # ruff: noqa: T201 - printing is what a command line does
 
@@ -42,11 +43,14 @@ app = typer.Typer(
     help="Find stable crystals: from the names of elements to a ranked table of candidates.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 references = typer.Typer(
-    help="Known phases that candidates are measured against.", rich_markup_mode=None
+    help="Known phases that candidates are measured against.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(references, name="references")
 app.add_typer(evaluate, name="evaluate")
@@ -87,8 +91,11 @@ def _common(
 
 @app.command()
 def plan(campaign: CampaignFile, as_json: AsJson = False) -> None:
-    """Print what `run` would do: cells, units, samples, skipped cells and why, estimated cost.
+    """Print what `run` would do, and its cost.
 
+    It counts cells, units and samples, says which cells are skipped and why, and does nothing.
+
+    \b
     Example: screening plan examples/cu-k-si-quick.yaml
     """
     from screening.campaign import Campaign
@@ -115,8 +122,11 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run a campaign, or go on with it, and print the best candidates.
+    """Run a campaign and print the best candidates.
 
+    It goes on with a campaign that was interrupted.
+
+    \b
     Example: screening run examples/cu-k-si-quick.yaml
     """
     from screening.campaign import Campaign
@@ -148,8 +158,11 @@ def resume(
     ] = False,
     address: RayAddress = None,
 ) -> None:
-    """Go on with a campaign that was interrupted, and print the best candidates.
+    """Go on with a campaign that was interrupted.
 
+    It prints the best candidates at the end, as `run` does.
+
+    \b
     Example: screening resume results/cu-k-si-quick
     """
     _open(results)
@@ -175,8 +188,11 @@ def submit(
         bool, typer.Option("--follow", help="Show the job's log until it ends.")
     ] = False,
 ) -> None:
-    """Run a campaign as a job of a Ray cluster, or go on with it, and print the job's id.
+    """Run a campaign as a job of a Ray cluster.
 
+    It prints the job's id; the same command goes on with a campaign that was interrupted.
+
+    \b
     Example: screening submit c.yaml --address http://HEAD:8265 --out s3://bucket/c --follow
     """
     from screening.campaign import Campaign
@@ -225,8 +241,11 @@ def compact(results: Results) -> None:
 
 @app.command()
 def status(results: Results, as_json: AsJson = False) -> None:
-    """Print counts by state, throughput and the time left, during a run or after it.
+    """Print how far a campaign is.
 
+    It shows counts by state, throughput and the time left, during a run or after it.
+
+    \b
     Example: screening status results/cu-k-si-quick
     """
     from screening.status import campaign_status, status_text
@@ -245,8 +264,11 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the report of a campaign as one HTML file, and print where it is.
+    """Write the report of a campaign as one HTML file.
 
+    It prints where the file is.
+
+    \b
     Example: screening report results/cu-k-si-quick --out report.html
     """
     from screening.report import report_campaign
@@ -271,8 +293,11 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the files.")],
 ) -> None:
-    """Write the best candidates as files of crystals, and print the names of the files.
+    """Write the best candidates as files of crystals.
 
+    It prints the names of the files.
+
+    \b
     Example: screening export results/cu-k-si-quick --top 10 --format cif --out crystals
     """
     from screening.export import export_candidates
@@ -292,7 +317,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option(metavar="CKPT.safetensors", help="The checkpoint to write.")],
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="", hidden=True, show_default=False)
+        list[Path] | None, typer.Argument(metavar="FILE", hidden=True, show_default=False)
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="F", help="YAML file of training settings.")
@@ -302,8 +327,11 @@ def train(
         typer.Option(metavar="F", help="A checkpoint's name or path, to go on from its weights."),
     ] = None,
 ) -> None:
-    """Train a score model, on a GPU when there is one; the same command goes on after a stop.
+    """Train a score model on your own crystals.
 
+    It uses a GPU when there is one; the same command goes on after a stop.
+
+    \b
     Example: screening train --data train.parquet --out mine.safetensors
     """
     from screening.direct import train_model
@@ -333,8 +361,11 @@ def sample(
         str, typer.Option(metavar="model|random", help="The model, or random crystals.")
     ] = "model",
 ) -> None:
-    """Draw crystals of one cell without relaxing them, and print where the table is.
+    """Draw crystals of one cell without relaxing them.
 
+    It prints where the table is.
+
+    \b
     Example: screening sample --sites Cu=1,K=1,Si=1 --space-group 62 -n 8 --out samples.parquet
     """
     from screening.direct import draw_samples, parse_cell, parse_generator, parse_table_path
@@ -355,10 +386,11 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Do not start Ray.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether this machine can run a campaign, and say what to do if not.
+    """Check whether this machine can run a campaign.
 
-    It ends with status 1 if something has to be mended; with a warning a campaign still runs.
+    Each check that is not `ok` says what to do. It ends with status 1 if something has to be mended; with a warning a campaign still runs.
 
+    \b
     Example: screening doctor --out results
     """
     from screening.doctor import PROBLEM, check_text, examine
@@ -384,11 +416,12 @@ def fetch(
     ],
     out: Annotated[Path, typer.Option(metavar="F.parquet", help="The table to write.")],
 ) -> None:
-    """Fetch known phases from the Materials Project, for compute nodes without internet.
+    """Fetch known phases from the Materials Project.
 
-    The key is read from the environment variable MP_API_KEY. A campaign file names the table as
+    The file is for machines without internet. The key is read from the environment variable MP_API_KEY. A campaign file names the table as
     `references: F.parquet`.
 
+    \b
     Example: screening references fetch --chemsys Cu-K-Si --out cu-k-si.parquet
     """
     from screening.direct import fetch_references, parse_table_path
@@ -416,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ScreeningError as error:
         return _fail(str(error), error.exit_status)
     except _CLICK_ERROR as error:
-        return _fail(error.format_message(), BAD_USAGE)
+        return _fail(_usage_sentence(error), BAD_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", FAILED)
     except BrokenPipeError:
@@ -438,8 +471,18 @@ def _mistakes_of_the_model() -> tuple[type[Exception], ...]:
     )
 
 
+def _usage_sentence(error: Any) -> str:
+    """Return click's message, with the way to an example where something was left out."""
+    message: str = error.format_message()
+    if not message.startswith("Missing ") or error.ctx is None:
+        return message
+    return f"{message.rstrip('.')}; `{error.ctx.command_path} --help` shows an example"
+
+
 def _fail(message: str, exit_status: int) -> int:
-    if message:  # click has none when it has printed the help instead
+    if message.startswith("Usage: "):  # the help, for a group without a command
+        _say(message)
+    elif message:
         _say(f"{coloured('error:', 'red', sys.stderr)} {message}")
     return exit_status
 

@@ -217,7 +217,7 @@ def potential(name: str) -> Check:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries, which are not the user's to mend
             salt.calc = calculator.ase()
-            energy = salt.get_potential_energy() / len(salt)
+            energy = salt.get_potential_energy() / len(salt)  # type: ignore[no-untyped-call]
     except ScreeningError as error:
         return Check("potential", PROBLEM, str(error), "name one of those, or install it")
     found = f"{calculator.name}, NaCl at {energy:.3f} eV/atom"

@@ -79,7 +79,7 @@ def test_columns_that_the_readme_names_exist(column: str) -> None:
 def test_files_that_the_readme_names_exist() -> None:
     links = re.findall(r"\]\(([^):]+)\)", README)
     scripts = re.findall(r"scripts/\w+\.sh", README)
-    assert len(links) == 6
-    assert len(scripts) == 2
+    assert len(links) == 11
+    assert len(scripts) == 3
     for name in (*links, *scripts):
         assert (ROOT / name).is_file()

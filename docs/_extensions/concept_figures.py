@@ -23,9 +23,10 @@ _GRID = Campaign.from_mapping(
     {
         "name": "grid",
         "chemical_systems": ["Cu-K-Si"],
-        "space_groups": [62, 139, 194, 216, 225],
+        "space_groups": [62, 139, 194, 216, 225, 227, 230],
         "sites": {"per_element": [1, 2], "total_max": 4},
         "samples_per_cell": 1,
+        "filters": {"max_atoms": 12},
     }
 )
 
@@ -87,27 +88,26 @@ def steps() -> Figure:
         height = 1.5 - 0.14 * place
         axes.add_patch(
             Rectangle(
-                (place * 1.3, -height / 2), 1, height, facecolor=BLUE, alpha=0.2 + 0.1 * place
+                (place * 1.3, -height / 2), 1.08, height, facecolor=BLUE, alpha=0.2 + 0.1 * place
             )
         )
-        axes.text(place * 1.3 + 0.5, 0, text, ha="center", va="center")
+        axes.text(place * 1.3 + 0.54, 0, text, ha="center", va="center")
         if place:
-            start = (place * 1.3 - 0.28, 0)
+            start = (place * 1.3 - 0.22, 0)
             axes.add_patch(
                 FancyArrowPatch(start, (place * 1.3, 0), arrowstyle="->", mutation_scale=9)
             )
         if place in left:
-            axes.text(place * 1.3 + 0.5, -1.25, left[place], ha="center", va="center", color=ORANGE)
+            axes.text(
+                place * 1.3 + 0.54, -1.25, left[place], ha="center", va="center", color=ORANGE
+            )
     axes.set(xlim=(-0.1, 7.7), ylim=(-1.6, 0.9))
     axes.set_axis_off()
     return figure
 
 
 def orbits() -> Figure:
-    """One site in p4mm-like symmetry: on a general position, on a mirror, on the axis.
-
-    Drawn with the operations of P4mm (99), seen along c.
-    """
+    """One site of P4mm (99), seen along c: on a general position, on a mirror, on an axis."""
     figure = Figure(figsize=(7, 2.6))
     group = space_group(99)
     sites = ((0.17, 0.38), (0.28, 0.28), (0.5, 0.5))
@@ -143,7 +143,7 @@ def hull() -> Figure:
             "", (share, at_hull), (share, at_hull + height), arrowprops={"arrowstyle": "<->"}
         )
     axes.annotate(
-        "candidate: e_above_hull > 0", (0.75, -0.14), (0.62, 0.1), arrowprops={"arrowstyle": "-"}
+        "candidate: e_above_hull > 0", (0.75, -0.14), (0.45, 0.1), arrowprops={"arrowstyle": "-"}
     )
     axes.annotate(
         "candidate below the hull:\ne_above_hull < 0",

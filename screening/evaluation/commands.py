@@ -1,4 +1,5 @@
 """The commands of ``screening evaluate``."""
+# ruff: noqa: D301 - \b keeps the line of an example whole in the help
 # ruff: noqa: PLC0415 - imports that take time stand inside the commands that need them
 # ruff: noqa: T201 - printing is what a command line does
 
@@ -51,10 +52,12 @@ def rediscovery(
     cores: Cores = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for known crystals by their space group and site counts, and count the hits.
+    """Count how often known crystals are found again.
 
+    Each is searched for by its space group and site counts.
     Stopped, the same command goes on with the targets that are left.
 
+    \b
     Example: screening evaluate rediscovery --targets targets.json --samples 50 --out result.json
     """
     from screening.campaign import Relaxation
@@ -117,8 +120,11 @@ def generation(  # noqa: PLR0917 - Typer passes options by name
     cores: Cores = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what the model draws with test crystals; the same command goes on after a stop.
+    """Compare what the model draws with test crystals.
 
+    The same command goes on after a stop.
+
+    \b
     Example: screening evaluate generation --test test.parquet --train train.parquet --out R.json
     """
     from screening.evaluation.settings import GenerationSettings
