@@ -299,7 +299,7 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Missing command"),
+        (["plan"], "Missing argument 'CAMPAIGN.yaml'; `screening plan --help` shows an example"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["plan"], "Missing argument"),
         (["plan", "good.yaml", "--fast"], "No such option"),
@@ -384,6 +384,23 @@ def test_help_shows_a_command_that_works(
     status, out, err = call(command, "--help")
     assert (status, err) == (0, "")
     assert f"Example: screening {command}" in out
+
+
+@pytest.mark.parametrize("group", [(), ("evaluate",), ("references",)])
+def test_group_without_a_command_shows_its_help(
+    group: tuple[str, ...], call: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, out, err = call(*group)
+    assert (status, out) == (2, "")
+    assert err.startswith("Usage: screening")
+    assert err == call(*group, "--help")[1]
+
+
+def test_summaries_and_examples_are_whole(call: Callable[..., tuple[int, str, str]]) -> None:
+    for group in ((), ("evaluate",), ("references",)):
+        assert "..." not in call(*group, "--help")[1].partition("Commands:")[2]
+    example = "Example: screening export results/cu-k-si-quick --top 10 --format cif --out crystals"
+    assert f"  {example}\n" in call("export", "--help")[1]
 
 
 def test_program_starts_quickly_and_knows_its_version() -> None:
