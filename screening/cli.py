@@ -219,8 +219,11 @@ def stop(
         str, typer.Option(metavar="http://HEAD:8265", help="The dashboard of the Ray cluster.")
     ],
 ) -> None:
-    """End a job of a Ray cluster and print how it ended; submitted again, it goes on.
+    """End a job of a Ray cluster.
 
+    It prints how the job ended; submitted again, the campaign goes on.
+
+    \b
     Example: screening stop raysubmit_X1 --address http://HEAD:8265
     """
     from screening import submission
@@ -230,8 +233,11 @@ def stop(
 
 @app.command()
 def compact(results: Results) -> None:
-    """Merge the files of finished units, which a run does by itself, and print how many units.
+    """Merge the files of finished units.
 
+    A run does so by itself. It prints how many units there were.
+
+    \b
     Example: screening compact results/cu-k-si-quick
     """
     from screening.pipeline import compact_results
