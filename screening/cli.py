@@ -235,7 +235,7 @@ def stop(
 def compact(results: Results) -> None:
     """Merge the files of finished units.
 
-    A run does so by itself. It prints how many units there were.
+    A run does so by itself. The command prints how many units they are of.
 
     \b
     Example: screening compact results/cu-k-si-quick

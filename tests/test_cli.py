@@ -34,6 +34,8 @@ COMMANDS = (
     "run",
     "resume",
     "submit",
+    "stop",
+    "compact",
     "status",
     "report",
     "export",
