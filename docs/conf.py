@@ -32,6 +32,7 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/test_notebooks.py executes them
+nb_merge_streams = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

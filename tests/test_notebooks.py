@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTED = ROOT / "build" / "notebooks"
 CELL_TIMEOUT_S = 600
-"""On a busy machine; the longest cell takes a minute on an idle one."""
+"""On a busy machine."""
 
 
 @pytest.fixture(scope="module")
