@@ -49,6 +49,7 @@ _SLOW_OBJECTS = (
     f"Ray then keeps its objects in /tmp, which is slower; {OBJECT_STORE_BYTES / _GIB:g} GiB are "
     f"enough (docker run --shm-size)"
 )
+_WAY_TO_POTENTIAL = "name one of those, or put the directory of your module into PYTHONPATH"
 REINSTALL = "install again with the tested versions: pip install -c constraints.txt -e ."
 
 _START_RAY = """
@@ -219,7 +220,7 @@ def potential(name: str) -> Check:
             salt.calc = calculator.ase()
             energy = salt.get_potential_energy() / len(salt)  # type: ignore[no-untyped-call]
     except ScreeningError as error:
-        return Check("potential", PROBLEM, str(error), "name one of those, or install it")
+        return Check("potential", PROBLEM, str(error), _WAY_TO_POTENTIAL)
     found = f"{calculator.name}, NaCl at {energy:.3f} eV/atom"
     known = calculator.name == DEFAULT
     if not isfinite(energy) or (known and abs(energy - SALT_ENERGY) > _SALT_TOLERANCE):
