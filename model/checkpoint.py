@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,6 @@ from model.length_prior import LengthPrior
 from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule
 from model.shipped import DEFAULT_CHECKPOINT, fingerprint, shipped
-
 
 _FORMAT = "crystal-screening score model 1"
 
