@@ -126,23 +126,35 @@ class RandomStage:
         return [self._drawn(prepared, position) for position in range(prepared.unit.count)]
 
     def _drawn(self, prepared: PreparedUnit, position: int) -> dict[str, Any]:
-        from screening.random_crystals import (  # noqa: PLC0415 - needs torch
-            VERSION,
-            NoCrystalError,
-            random_crystal,
-        )
+        cell, seed = prepared.unit.cell, prepared.seeds[position]
+        columns = random_columns(cell.space_group, cell.atomic_numbers, self.max_atoms, seed)
+        return {**_asked_for(prepared, position), **columns}
 
-        generator = f"{RANDOM}/{VERSION}"
-        cell = prepared.unit.cell
-        try:
-            crystal = random_crystal(
-                cell.space_group, cell.atomic_numbers, self.max_atoms, prepared.seeds[position]
-            )
-        except NoCrystalError as error:
-            columns = {"status": "failed", "error": str(error)}
-        else:
-            columns = crystal_columns(crystal)
-        return {**_asked_for(prepared, position), "generator": generator, **columns}
+
+def random_columns(
+    space_group: int, atomic_numbers: list[int], max_atoms: int, seed: int
+) -> dict[str, Any]:
+    """Draw a random crystal and return the columns that it fills, or why there is none.
+
+    Args:
+        space_group: 16 to 230.
+        atomic_numbers: the element of each inequivalent site.
+        max_atoms: the most atoms in the primitive cell.
+        seed: all its randomness comes from it.
+    """
+    from screening.random_crystals import (  # noqa: PLC0415 - needs torch
+        VERSION,
+        NoCrystalError,
+        random_crystal,
+    )
+
+    try:
+        crystal = random_crystal(space_group, atomic_numbers, max_atoms, seed)
+    except NoCrystalError as error:
+        columns: dict[str, Any] = {"status": "failed", "error": str(error)}
+    else:
+        columns = crystal_columns(crystal)
+    return {"generator": f"{RANDOM}/{VERSION}", **columns}
 
 
 def sampling_stage(generator: Generator, max_atoms: int) -> Sampling:

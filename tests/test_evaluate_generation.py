@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from crystals import BY_CENTRING, crystal
 
 from screening.cli import main
 from screening.cluster import Cluster
-from screening.errors import RunError
+from screening.errors import RunError, UserError
 from screening.evaluation import generation
 from screening.evaluation.generation import evaluate_generation
 from screening.evaluation.settings import GenerationSettings
+from screening.random_crystals import VERSION
 from screening.schema import SAMPLE_SCHEMA, structure_from_row
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def test_the_result_is_complete(evaluated: tuple[Path, dict[str, Any]], known: P
     out, result = evaluated
     assert json.loads(out.read_text()) == result
     assert result["source"]["checkpoint_fingerprint"]
-    assert result["source"]["sampler"] == "predictor-corrector"
+    assert result["source"]["sampler"] == "predictor-corrector-2"
     assert result["test"]["rows"] == 12
     assert result["test"]["crystals"] == 11
     assert result["test"]["without_fingerprint"] == 0
@@ -261,3 +263,31 @@ def test_mistakes_are_one_sentence(
 def test_help_shows_a_command_that_works(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "generation", "--help"]) == 0
     assert "Example: screening evaluate generation --test" in capsys.readouterr().out
+
+
+def test_random_crystals_are_scored_like_the_model_s(
+    evaluated: tuple[Path, dict[str, Any]], known: Path
+) -> None:
+    out = evaluated[0].with_name("random.json")
+    settings = GenerationSettings(test=known, out=out, num=N_DRAWN, generator="random", seed=3)
+    result = evaluate_generation(settings, Silent())
+    assert result["source"] == {
+        "generator": "random",
+        "checkpoint": None,
+        "checkpoint_fingerprint": "random",
+        "sampler": VERSION,
+    }
+    assert "--generator random --seed 3" in result["command"]
+    drawn = pd.read_parquet(out.with_name("random.samples"))
+    assert set(drawn["generator"]) == {f"random/{VERSION}"}
+    assert result["scores"]["generated"]["valid"] == 1.0
+
+
+def test_random_crystals_come_from_no_checkpoint(known: Path, tmp_path: Path) -> None:
+    settings = GenerationSettings(
+        test=known, out=tmp_path / "R.json", generator="random", checkpoint="mp20"
+    )
+    with pytest.raises(UserError, match="--checkpoint is 'mp20'; allowed with --generator random"):
+        evaluate_generation(settings, Silent())
+    with pytest.raises(UserError, match="--generator is 'grid'; allowed: model, random"):
+        evaluate_generation(replace(settings, generator="grid"), Silent())

@@ -110,6 +110,9 @@ def generation(  # noqa: PLR0917 - Typer passes options by name
         Path | None,
         typer.Option(metavar="FILE", help="Score N real crystals of this file, too: the ceiling."),
     ] = None,
+    generator: Annotated[
+        str, typer.Option(metavar="model|random", help="The model, or random crystals.")
+    ] = "model",
     checkpoint: Checkpoint = "default",
     sampler: SamplerName = "default",
     seed: Annotated[
@@ -130,7 +133,9 @@ def generation(  # noqa: PLR0917 - Typer passes options by name
     from screening.evaluation.settings import GenerationSettings
     from screening.views import open_view
 
-    settings = GenerationSettings(test, out, num, samples, train, checkpoint, sampler, seed)
+    settings = GenerationSettings(
+        test, out, num, samples, train, generator, checkpoint, sampler, seed
+    )
     settings.check()
     view = open_view()
     view.say("loading the libraries and the model")

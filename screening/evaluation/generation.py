@@ -10,26 +10,27 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from model.checkpoint import load_checkpoint
-from model.sampler import sampler_name
 from screening.calculators import CHGNetPotential
+from screening.campaign import RANDOM, Filters
 from screening.cluster import Cluster
+from screening.direct import parse_generator
 from screening.errors import RunError, UserError, shown
 from screening.evaluation import metrics
 from screening.evaluation.crystals import KnownCrystals, digest_of, read_samples
 from screening.evaluation.provenance import hardware
 from screening.evaluation.scores import Comparison
-from screening.evaluation.stages import ModelGenerator, Request
+from screening.evaluation.stages import ModelGenerator, RandomGenerator, Request
 from screening.evaluation.work import GENERATED, TEST, TRAIN, Work
 from screening.evaluation.workspace import Workspace
 from screening.grid import sample_seed
 from screening.progress import Progress
-from screening.sampling import SamplingStage
+from screening.sampling import SamplingStage, generator_parts
 from screening.signals import terminated_like_interrupted
 from screening.versions import versions
 
 if TYPE_CHECKING:
     from screening.evaluation.settings import GenerationSettings
+    from screening.pool import Stage
     from screening.progress import View
 
 Row = dict[str, Any]
@@ -159,21 +160,23 @@ def _source(settings: GenerationSettings) -> Row:
                 f"--samples is {shown(str(settings.samples), 200)}; there is no such file"
             )
         return {"samples": str(settings.samples), "sha256": digest_of(settings.samples)}
+    generator = parse_generator(settings.generator, settings.checkpoint, settings.sampler)
     try:
-        sampler = sampler_name(settings.sampler)
-        model = load_checkpoint(settings.checkpoint)
+        parts = generator_parts(generator)
     except ValueError as error:  # the model's errors say what is wrong and what is allowed
         raise UserError(str(error)) from None
     return {
-        "generator": "model",
-        "checkpoint": settings.checkpoint,
-        "checkpoint_fingerprint": model.fingerprint,
-        "sampler": sampler,
+        "generator": settings.generator,
+        "checkpoint": None if settings.generator == RANDOM else settings.checkpoint,
+        "checkpoint_fingerprint": parts["model"],
+        "sampler": parts["sampler"],
     }
 
 
-def _generator(settings: GenerationSettings) -> ModelGenerator:
+def _generator(settings: GenerationSettings) -> Stage:
     """Return the stage that turns requests into rows."""
+    if settings.generator == RANDOM:
+        return RandomGenerator(Filters().max_atoms)
     return ModelGenerator(SamplingStage(settings.checkpoint, settings.sampler))
 
 

@@ -26,6 +26,8 @@ class GenerationSettings:
     """Crystals that were generated elsewhere, to be scored instead."""
     train: Path | None = None
     """Real crystals to score in the same way: how good a perfect generator would look."""
+    generator: str = "model"
+    """``model`` or ``random``."""
     checkpoint: str = "default"
     sampler: str = "default"
     seed: int = 0
@@ -44,10 +46,11 @@ class GenerationSettings:
             raise UserError(
                 f"--out is {shown(str(self.out), 200)}; allowed: a file in a directory that exists"
             )
-        if self.samples and (self.checkpoint, self.sampler) != ("default", "default"):
+        chosen = (self.generator, self.checkpoint, self.sampler)
+        if self.samples and chosen != ("model", "default", "default"):
             raise UserError(
-                f"--samples is {self.samples}, whose crystals exist already; --checkpoint and "
-                f"--sampler are allowed without it only"
+                f"--samples is {self.samples}, whose crystals exist already; --generator, "
+                f"--checkpoint and --sampler are allowed without it only"
             )
         for option, path in (("--test", self.test), ("--train", self.train)):
             if path is not None and not path.exists():
@@ -56,13 +59,15 @@ class GenerationSettings:
     @property
     def command(self) -> str:
         """The command that gives the same result."""
+        is_random = self.generator == "random"
         options = {
             "--test": self.test,
             "--num": self.num,
             "--samples": self.samples,
             "--train": self.train,
-            "--checkpoint": None if self.samples else self.checkpoint,
-            "--sampler": None if self.samples else self.sampler,
+            "--generator": "random" if is_random else None,
+            "--checkpoint": None if self.samples or is_random else self.checkpoint,
+            "--sampler": None if self.samples or is_random else self.sampler,
             "--seed": self.seed,
             "--out": self.out,
         }

@@ -14,7 +14,7 @@ from screening.calculators import CHGNetPotential
 from screening.errors import first_line
 from screening.evaluation.fingerprints import composition_fingerprint, structure_fingerprint
 from screening.grid import site_counts_label
-from screening.sampling import SamplingStage, crystal_columns
+from screening.sampling import SamplingStage, crystal_columns, random_columns
 from screening.schema import structure_from_row
 from screening.screens import shortest_distance, smact_valid
 
@@ -56,6 +56,11 @@ class Request:
     """Element symbol to number of inequivalent sites, in alphabetical order."""
 
     @property
+    def atomic_numbers(self) -> list[int]:
+        """The element of each inequivalent site."""
+        return [Element(symbol).Z for symbol, n in self.site_counts.items() for _ in range(n)]
+
+    @property
     def columns(self) -> Row:
         """The columns of the results that say what was asked for."""
         return {
@@ -81,16 +86,36 @@ class ModelGenerator:
         """Return one row per request, in order: kept, or failed with an error."""
         from model.multigraph import make_batch  # noqa: PLC0415 - needs torch
 
-        sites = [
-            [Element(symbol).Z for symbol, n in request.site_counts.items() for _ in range(n)]
-            for request in requests
-        ]
+        sites = [request.atomic_numbers for request in requests]
         batch = make_batch([request.space_group for request in requests], sites)
         crystals = self.sampling.draw(batch, [request.seed for request in requests])
         generator = self.sampling.generator
         return [
             {**request.columns, "generator": generator, **crystal_columns(crystal)}
             for request, crystal in zip(requests, crystals, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class RandomGenerator:
+    """Draws one random crystal for each of a series of requests."""
+
+    max_atoms: int
+    """The most atoms in the primitive cell."""
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[Row]:
+        """Return one row per request, in order: kept, or failed with an error."""
+        return [
+            {
+                **request.columns,
+                **random_columns(
+                    request.space_group, request.atomic_numbers, self.max_atoms, request.seed
+                ),
+            }
+            for request in requests
         ]
 
 
