@@ -3,18 +3,21 @@
 Two crystals are the same if pymatgen's ``StructureMatcher``, with its default tolerances, fits one
 to the other. That relation is neither transitive nor symmetric, so the outcome hangs on the order:
 rows go by energy per atom, then by ``sample_id``, and each joins the first representative that it
-fits. This is what ``StructureMatcher.group_structures`` does with the same order; the calls that
-cannot succeed are left out, and each crystal is reduced once.
+fits. This is what ``StructureMatcher.group_structures`` does with the same order; calls that cannot
+succeed, because formula, size or lattice differ too much, are left out, and each crystal is reduced
+once.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.core.structure_matcher import StructureMatcher
 
+from screening.lattice_index import LatticeIndex
 from screening.schema import structure_from_row
 
 if TYPE_CHECKING:
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     _Key = tuple[str, int]
 
 GROUP_COLUMNS = ("group_id", "is_representative", "n_duplicates")
-REFERENCE_COLUMNS = ("matched_reference_id", "is_novel")
+REFERENCE_COLUMNS = ("matched_reference_id", "is_novel", "novelty_basis")
+
+STRUCTURE = "structure"
+FORMULA = "formula"
 
 
 def deduplicate(rows: Sequence[Mapping[str, Any]]) -> list[_Row]:
@@ -59,7 +65,7 @@ def deduplicate(rows: Sequence[Mapping[str, Any]]) -> list[_Row]:
 def match_references(
     rows: Sequence[Mapping[str, Any]], references: Iterable[Mapping[str, Any]]
 ) -> list[_Row]:
-    """Fill ``matched_reference_id`` and ``is_novel``.
+    """Fill ``matched_reference_id``, ``is_novel`` and ``novelty_basis``.
 
     Args:
         rows: candidates; those that are not ``kept`` get None. A member of a group of duplicates
@@ -67,16 +73,19 @@ def match_references(
         references: reference phases; of several that match, that of lowest energy is named.
 
     Returns:
-        The rows in the same order. ``is_novel`` is None where a reference phase of the same formula
-        is known by its energy alone, so that nothing can be said.
+        The rows in the same order. Where the structures of the reference phases of a formula are
+        known, ``is_novel`` says whether one of them matches; where there is no such phase, or a
+        structure is missing, it says whether the formula is new. ``novelty_basis`` is `STRUCTURE`
+        or `FORMULA` accordingly.
     """
     matched = [{**row, **dict.fromkeys(REFERENCE_COLUMNS)} for row in rows]
     index = MatchIndex()
-    without_structure = set()
+    has_structures: dict[str, bool] = {}
     for reference in sorted(references, key=_reference_by_energy):
-        if reference.get("lattice_vectors") is None:
-            without_structure.add(str(reference["chemical_formula_reduced"]))
-        else:
+        formula = str(reference["chemical_formula_reduced"])
+        has_structure = reference.get("lattice_vectors") is not None
+        has_structures[formula] = has_structure and has_structures.get(formula, True)
+        if has_structure:
             reduced = reduce_structure(structure_from_row(reference))
             index.add(str(reference["reference_id"]), reduced)
     found: dict[str, str | None] = {}
@@ -84,11 +93,11 @@ def match_references(
         group_id = str(row.get("group_id") or row["sample_id"])
         if group_id not in found:
             found[group_id] = index.first_match(reduce_structure(structure_from_row(row)))
-        row["matched_reference_id"] = found[group_id]
-        if found[group_id] is not None:
-            row["is_novel"] = False
-        elif row["chemical_formula_reduced"] not in without_structure:
-            row["is_novel"] = True
+        name, formula = found[group_id], row["chemical_formula_reduced"]
+        by_structure = name is not None or has_structures.get(formula, False)
+        row["matched_reference_id"] = name
+        row["is_novel"] = name is None and (by_structure or formula not in has_structures)
+        row["novelty_basis"] = STRUCTURE if by_structure else FORMULA
     return matched
 
 
@@ -97,18 +106,36 @@ class MatchIndex:
 
     def __init__(self) -> None:
         self._matcher = StructureMatcher()
-        self._buckets: dict[_Key, list[tuple[str, Structure]]] = defaultdict(list)
+        self._buckets: dict[_Key, _Bucket] = {}
 
     def add(self, name: str, reduced: Structure) -> None:
         """Append a crystal that went through `reduce_structure`."""
-        self._buckets[_key(reduced)].append((name, reduced))
+        key = _key(reduced)
+        if key not in self._buckets:
+            lattices = LatticeIndex(self._matcher.ltol, self._matcher.angle_tol)
+            self._buckets[key] = _Bucket([], lattices)
+        bucket = self._buckets[key]
+        bucket.crystals.append((name, reduced))
+        bucket.lattices.add(reduced.lattice)
 
     def first_match(self, reduced: Structure) -> str | None:
         """Return the name of the first crystal that a reduced one fits, or None."""
-        for name, other in self._buckets[_key(reduced)]:
+        bucket = self._buckets.get(_key(reduced))
+        if bucket is None:
+            return None
+        for position in bucket.lattices.mappable(reduced.lattice).tolist():
+            name, other = bucket.crystals[position]
             if self._matcher.fit(other, reduced, skip_structure_reduction=True):
                 return name
         return None
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Crystals of one formula and size, by name, and their lattices."""
+
+    crystals: list[tuple[str, Structure]]
+    lattices: LatticeIndex
 
 
 def reduce_structure(structure: Structure) -> Structure:

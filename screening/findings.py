@@ -119,7 +119,11 @@ def _why_not_placed(row: Row) -> str | None:
 
 
 def _why_not_novel(row: Row) -> str | None:
-    return None if row["is_novel"] else "equal to a reference phase"
+    if row["is_novel"]:
+        return None
+    if row["is_novel"] is False and row["matched_reference_id"] is None:
+        return "of the formula of a reference phase without a structure"
+    return "equal to a reference phase"
 
 
 def _why_not_near(row: Row) -> str | None:

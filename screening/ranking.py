@@ -1,4 +1,8 @@
-"""The end of a campaign, chemical system by chemical system: duplicates, hull, known phases."""
+"""The end of a campaign: duplicates and known phases formula by formula, then the hulls.
+
+Crystals of different formulas are never the same, so that the comparison of a large chemical system
+is spread over workers; its hull needs all of it at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from screening.cluster import Cluster
-    from screening.pool import Outcome
+    from screening.pool import Pool
     from screening.progress import Progress
     from screening.references import References
 
@@ -30,38 +34,62 @@ DEDUPLICATION = "deduplication"
 HULL = "hull"
 DESCRIPTION = "description"
 _POLL_S = 0.5
+_ROWS_PER_PIECE = 200
+"""Rows up to which formulas share a piece of work: some seconds of it."""
 
 
 @dataclass(frozen=True)
-class RankedSystem:
-    """A chemical system's candidates, placed, and the seconds that each step took."""
+class Ranked:
+    """Candidates with some columns more, and the seconds that each step took."""
 
     rows: list[Row]
     seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Finds the duplicates among candidates, and what they have in common with known phases."""
+
+    rows: list[Row]
+    """Relaxed rows, failed ones included: all of their formulas in a chemical system."""
+    references: list[Row]
+    """The reference phases of these formulas."""
+
+    def __call__(self) -> Ranked:
+        """Fill the columns that need no hull."""
+        seconds: dict[str, float] = {}
+        with _timed(seconds, DEDUPLICATION):
+            rows = match_references(deduplicate(self.rows), self.references)
+        with _timed(seconds, DESCRIPTION):
+            rows = [_described(row) for row in rows]
+        return Ranked(rows, seconds)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Places the candidates of a chemical system on its hull."""
+
+    rows: list[Row]
+    references: list[Row]
+
+    def __call__(self) -> Ranked:
+        """Fill the columns of energies."""
+        seconds: dict[str, float] = {}
+        with _timed(seconds, HULL):
+            rows = place_on_hull(self.rows, self.references)
+        return Ranked(rows, seconds)
+
+
+@dataclass(frozen=True)
 class RankingStage:
-    """Finds the duplicates among a chemical system's candidates and places them on its hull."""
+    """Does either part of the ranking."""
 
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, system: tuple[list[Row], list[Row]]) -> RankedSystem:
-        """Fill the columns that compare a candidate with other phases.
-
-        Args:
-            system: the relaxed rows, failed ones included, and the reference phases.
-        """
-        rows, references = system
-        seconds: dict[str, float] = {}
-        with _timed(seconds, DEDUPLICATION):
-            rows = match_references(deduplicate(rows), references)
-        with _timed(seconds, HULL):
-            rows = place_on_hull(rows, references)
-        with _timed(seconds, DESCRIPTION):
-            rows = [_described(row) for row in rows]
-        return RankedSystem(rows, seconds)
+    def __call__(self, work: Comparison | Placement) -> Ranked:
+        """Return the rows with the columns that the work fills."""
+        return work()
 
 
 def rank(
@@ -70,7 +98,7 @@ def rank(
     references: References,
     progress: Progress,
 ) -> tuple[list[Row], dict[str, float]]:
-    """Rank the candidates of a campaign, its chemical systems side by side.
+    """Rank the candidates of a campaign, its chemical systems and their formulas side by side.
 
     Args:
         cluster: Does the work.
@@ -83,32 +111,86 @@ def rank(
     """
     if not systems:
         return [], {}
-    size = min(len(systems), cluster.cpus)
+    known = {system: references.rows(system) for system in systems}
+    comparisons = {
+        f"{system} {number}": comparison
+        for system, rows in systems.items()
+        for number, comparison in enumerate(comparisons_of(rows, known[system]))
+    }
+    size = min(len(comparisons), cluster.cpus)
     pool = cluster.pool(RANKING, RankingStage(), size=size, num_cpus=0.5)
     progress.stages[RANKING].workers = size
-    for system, rows in systems.items():
-        pool.submit(system, (rows, references.rows(system)))
-        progress.begin(RANKING)
-    ranked: list[Row] = []
     seconds: dict[str, float] = defaultdict(float)
+    compared: dict[str, list[Row]] = defaultdict(list)
+    for key, rows in _done(cluster, pool, comparisons, progress, seconds):
+        compared[key.split()[0]] += rows
+    placements = {system: Placement(rows, known[system]) for system, rows in compared.items()}
+    ranked: list[Row] = []
+    for _, rows in _done(cluster, pool, placements, progress, seconds):
+        ranked += rows
+        progress.advance(RANKING, 1)
+    cluster.close(pool)
+    return in_order(ranked), {step: round(step_s, 3) for step, step_s in seconds.items()}
+
+
+def comparisons_of(rows: Iterable[Row], references: Iterable[Row]) -> list[Comparison]:
+    """Split the comparison of a chemical system where no two crystals can be the same.
+
+    Args:
+        rows: its relaxed rows.
+        references: its reference phases.
+
+    Returns:
+        The largest pieces first. A formula is never divided; small ones share a piece.
+    """
+    by_formula: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_formula[row["chemical_formula_reduced"]].append(row)
+    pieces: list[list[Row]] = []
+    for formula in sorted(by_formula, key=lambda formula: -len(by_formula[formula])):
+        if pieces and len(pieces[-1]) + len(by_formula[formula]) <= _ROWS_PER_PIECE:
+            pieces[-1] += by_formula[formula]
+        else:
+            pieces.append(list(by_formula[formula]))
+    phases: dict[str, list[Row]] = defaultdict(list)
+    for reference in references:
+        phases[reference["chemical_formula_reduced"]].append(reference)
+    return [
+        Comparison(
+            piece,
+            [
+                reference
+                for formula in dict.fromkeys(row["chemical_formula_reduced"] for row in piece)
+                for reference in phases[formula]
+            ],
+        )
+        for piece in pieces
+    ]
+
+
+def _done(
+    cluster: Cluster,
+    pool: Pool,
+    works: Mapping[str, Comparison | Placement],
+    progress: Progress,
+    seconds: dict[str, float],
+) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the rows of each piece of work as it is done: as they were, if it could not be."""
+    for key, work in works.items():
+        pool.submit(key, work)
+        progress.begin(RANKING)
     while pool.pending:
         for outcome in cluster.completed(_POLL_S):
-            ranked += _rows_of(outcome, systems, progress)
-            if outcome.error is None:
-                for step, step_s in outcome.value.seconds.items():
-                    seconds[step] += round(step_s, 3)
+            failed = outcome.error is not None
+            progress.advance(RANKING, 0, failed, outcome.busy_s)
+            if failed:
+                progress.say(f"{outcome.key} could not be ranked: {outcome.error}")
+                yield outcome.key, works[outcome.key].rows
+                continue
+            for step, step_s in outcome.value.seconds.items():
+                seconds[step] += step_s
+            yield outcome.key, outcome.value.rows
         progress.tick()
-    cluster.close(pool)
-    return in_order(ranked), dict(seconds)
-
-
-def _rows_of(outcome: Outcome, systems: Mapping[str, list[Row]], progress: Progress) -> list[Row]:
-    failed = outcome.error is not None
-    progress.advance(RANKING, 1, failed, outcome.busy_s)
-    if not failed:
-        return list(outcome.value.rows)
-    progress.say(f"{outcome.key} could not be ranked: {outcome.error}")
-    return systems[outcome.key]
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:

@@ -93,7 +93,7 @@ CANDIDATE_SCHEMA = pa.schema(
         _field("is_representative", _TRUTH, "whether it stands for its group of duplicates"),
         _field("n_duplicates", _INTEGER, "other members of its group"),
         _field("matched_reference_id", _TEXT, "reference phase with the same structure"),
-        _field("is_novel", _TRUTH, "whether no reference phase has the same structure"),
+        _field("is_novel", _TRUTH, "whether no reference phase is the same, see novelty_basis"),
         _field("smact_valid", _TRUTH, "charge-neutral and sensible by SMACT's rules"),
         _field("calculator", _TEXT, "name and fingerprint of the potential"),
         _field("cif", _TEXT, "the relaxed crystal, symmetrised, as CIF"),
@@ -115,6 +115,12 @@ CANDIDATE_SCHEMA = pa.schema(
             "space_group_kept",
             _TRUTH,
             "whether the group found is the requested one or a supergroup of it",
+        ),
+        _field(
+            "novelty_basis",
+            _TEXT,
+            "how is_novel was judged: by structure, or by formula where the structures of reference "
+            "phases are not known or there is no phase of the formula",
         ),
     ]
 )

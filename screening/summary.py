@@ -42,7 +42,7 @@ def summary_text(store: Store, top: int) -> str:
 def _cells(rank: int, row: Row) -> tuple[str, ...]:
     number = row["space_group_it_number"]
     group = f"{number} {space_group_symbol(number)}" if number else "none found"
-    known = {True: "novel", False: f"known: {row['matched_reference_id']}", None: ""}
+    known = {True: "novel", False: f"known: {row['matched_reference_id'] or 'formula'}", None: ""}
     energy = f"{row['e_above_hull']:+.3f} eV/atom"
     formula = row["chemical_formula_reduced"]
     return (str(rank), formula, group, energy, row["sample_id"], known[row["is_novel"]])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 B1 = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 B2 = Structure(Lattice.cubic(3.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
+E_ONLY = {"reference_id": "f-1", "energy_per_atom": -3.0, "chemical_formula_reduced": "ClNa"}
+
 
 def row_of(structure: Structure, name: str, energy: float, **columns: Any) -> dict[str, Any]:
     row = {"sample_id": name, "status": "kept", "energy_per_atom": energy}
@@ -54,7 +56,7 @@ def crowd(size: int, seed: int) -> list[dict[str, Any]]:
     for index in range(size):
         structure = disguised(kinds[rng.integers(len(kinds))], rng)
         # From well within to beyond the tolerances, so that matching is not transitive.
-        structure.perturb(rng.choice([0.0, 0.05, 0.3, 0.6]))
+        structure.perturb(rng.choice([0.0, 0.05, 0.3, 0.6]), seed=int(rng.integers(2**31)))
         rows.append(row_of(structure, f"s{index:04d}", float(rng.integers(0, 40)) / 10))
     return rows
 
@@ -132,10 +134,24 @@ def test_duplicates_share_what_their_representative_matches() -> None:
     assert [row["matched_reference_id"] for row in found] == ["B1", "B1"]
 
 
-def test_a_phase_known_by_its_energy_alone_leaves_novelty_open() -> None:
-    known = {"reference_id": "f-1", "energy_per_atom": -3.0, "chemical_formula_reduced": "ClNa"}
-    (row,) = match_references([row_of(B1, "a", -3.0)], [known])
-    assert (row["matched_reference_id"], row["is_novel"]) == (None, None)
+@pytest.mark.parametrize(
+    ("known", "novel", "basis"),
+    [
+        ([], True, "formula"),
+        ([reference(B2, "B2", -2.0)], True, "structure"),
+        ([reference(B1, "B1", -2.0)], False, "structure"),
+        ([{**reference(B2, "e", -2.0), "lattice_vectors": None}], False, "formula"),
+        ([reference(B2, "B2", -2.0), {**E_ONLY, "energy_per_atom": -3.0}], False, "formula"),
+        ([{**E_ONLY, "energy_per_atom": -1.0}, reference(B1, "B1", -2.0)], False, "structure"),
+        ([{**E_ONLY, "chemical_formula_reduced": "Cl2Na"}], True, "formula"),
+    ],
+)
+def test_novelty_says_what_it_was_judged_by(
+    known: list[dict[str, Any]], novel: bool, basis: str
+) -> None:
+    (row,) = match_references([row_of(B1, "a", -3.0)], known)
+    assert (row["is_novel"], row["novelty_basis"]) == (novel, basis)
+    assert (row["matched_reference_id"] == "B1") is (basis == "structure" and not novel)
 
 
 def test_nothing_in_nothing_out() -> None:

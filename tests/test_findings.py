@@ -63,6 +63,7 @@ ROWS = st.lists(
         converged=st.none() | st.booleans(),
         is_representative=st.none() | st.booleans(),
         is_novel=st.none() | st.booleans(),
+        matched_reference_id=st.none() | st.just("NaCl B1"),
     )
 )
 

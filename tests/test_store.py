@@ -80,6 +80,7 @@ CANDIDATE_COLUMNS = [
     "volume_per_atom",
     "dimensionality",
     "space_group_kept",
+    "novelty_basis",
 ]
 
 CAMPAIGN = Campaign.from_mapping(
