@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ase.calculators.calculator import BaseCalculator
+    from pymatgen.core import Structure
 
 DEFAULT = "chgnet"
+
+SEVENNET_WEIGHTS = {
+    "sevennet-0": "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+    "sevennet-l3i5": "SevenNet_l3i5/checkpoint_l3i5.pth",
+}
+"""Files of weights in the package, by the name that the campaign file uses."""
 
 _CHGNET_WEIGHTS = "0.3.0"
 _DIGITS = 16
@@ -36,7 +44,13 @@ class Calculator(Protocol):
 
     @property
     def corrected(self) -> bool:
-        """Whether energies contain the corrections of ``MaterialsProject2020Compatibility``."""
+        """Whether energies, with `correction` added, are those of the Materials Project's scale.
+
+        That is, whether they contain the corrections of ``MaterialsProject2020Compatibility``.
+        """
+
+    def correction(self, structure: Structure) -> float:
+        """Return what is to be added to the energy of a crystal's cell, eV."""
 
     def ase(self) -> BaseCalculator:
         """Load the potential as a calculator of ASE's that knows energy, forces and stress."""
@@ -51,6 +65,10 @@ class CHGNetPotential:
 
     name: str = "chgnet"
     corrected: bool = True
+
+    def correction(self, structure: Structure) -> float:  # noqa: ARG002 - of any crystal
+        """Return zero."""
+        return 0.0
 
     @property
     def fingerprint(self) -> str:
@@ -73,12 +91,67 @@ class CHGNetPotential:
 
 
 @dataclass(frozen=True)
+class SevenNetPotential:
+    """SevenNet (Park et al., J. Chem. Theory Comput. 20, 4857, 2024), trained on MPtrj.
+
+    It was trained on energies without corrections, which are added here.
+    """
+
+    name: str
+    """A key of `SEVENNET_WEIGHTS`."""
+    corrected: bool = True
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights, which the package ships.
+
+        Raises:
+            UserError: if the package is not installed.
+        """
+        spec = importlib.util.find_spec("sevenn")
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                f"relaxation.calculator is {self.name!r}, which is not installed; "
+                f"`pip install 'crystal-screening[sevennet]'` does so, or name another potential"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / "pretrained_potentials"
+        return folder / SEVENNET_WEIGHTS[self.name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Version of the package and digest of the weights."""
+        digest = hashlib.sha256(self.weights.read_bytes())
+        return f"{self.name}-{version('sevenn')}-{digest.hexdigest()[:_DIGITS]}"
+
+    def correction(self, structure: Structure) -> float:
+        """Return the correction of ``MaterialsProject2020Compatibility``."""
+        from screening.corrections import mp2020_correction  # noqa: PLC0415 - takes a second
+
+        return mp2020_correction(structure)
+
+    def ase(self) -> BaseCalculator:
+        """Load the weights; takes seconds, for the libraries that it imports."""
+        path = self.weights
+        with warnings.catch_warnings():
+            # Of torch's, about how SevenNet is written, and of its own, about GPUs.
+            warnings.simplefilter("ignore")
+            from sevenn.calculator import SevenNetCalculator  # noqa: PLC0415 - optional, slow
+
+            calculator: BaseCalculator = SevenNetCalculator(str(path), device="cpu")
+        return calculator
+
+
+@dataclass(frozen=True)
 class ImportedPotential:
     """Any calculator of ASE's, made by a function or class of the user's."""
 
     name: str
     """``module:factory``; the factory is called without arguments."""
     corrected: bool = False
+
+    def correction(self, structure: Structure) -> float:  # noqa: ARG002 - of any crystal
+        """Return zero: what its energies contain is not known."""
+        return 0.0
 
     def factory(self) -> Callable[[], BaseCalculator]:
         """Import the factory.
@@ -115,7 +188,10 @@ class ImportedPotential:
         return self.factory()()
 
 
-POTENTIALS: dict[str, type[CHGNetPotential]] = {"chgnet": CHGNetPotential}
+POTENTIALS: dict[str, Calculator] = {
+    "chgnet": CHGNetPotential(),
+    **{name: SevenNetPotential(name) for name in SEVENNET_WEIGHTS},
+}
 
 
 def load_calculator(name: str) -> Calculator:
@@ -130,7 +206,7 @@ def load_calculator(name: str) -> Calculator:
     if name == "default":
         name = DEFAULT
     if name in POTENTIALS:
-        return POTENTIALS[name]()
+        return POTENTIALS[name]
     if ":" not in name:
         raise UserError(f"relaxation.calculator is {shown(name)}; allowed: {_allowed()}")
     potential = ImportedPotential(name)

@@ -123,8 +123,8 @@ class MatchIndex:
         bucket = self._buckets.get(_key(reduced))
         if bucket is None:
             return None
-        for position in bucket.lattices.mappable(reduced.lattice).tolist():
-            name, other = bucket.crystals[position]
+        for position in bucket.lattices.mappable(reduced.lattice):
+            name, other = bucket.crystals[int(position)]
             if self._matcher.fit(other, reduced, skip_structure_reduction=True):
                 return name
         return None

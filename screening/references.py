@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from screening.calculators import load_calculator
+from screening.calculators import POTENTIALS, load_calculator
 from screening.chemistry import chemical_system_name
 from screening.errors import UserError
 from screening.grid import chemical_systems
@@ -262,7 +262,8 @@ def check_scale(setting: str, calculator: Calculator) -> None:
         raise UserError(
             f"references is {setting}, whose energies contain the corrections of {corrections}, "
             f"and energies of relaxation.calculator {calculator.name} do not; allowed: "
-            f"{PROTOTYPES}, a file without such corrections, or a calculator with them (chgnet)"
+            f"{PROTOTYPES}, a file without such corrections, or a calculator with them "
+            f"({', '.join(name for name, known in POTENTIALS.items() if known.corrected)})"
         )
 
 

@@ -77,24 +77,26 @@ class RelaxationStage:
         calculator = load_calculator(self.calculator)
         self._loaded["ase"] = calculator.ase()
         self._loaded["label"] = calculator.fingerprint
+        self._loaded["correction"] = calculator.correction
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row of a sample as that of a candidate: relaxed, or failed with an error.
 
         The row's other columns stay as they are. A crystal that did not converge keeps its energy,
-        with ``converged`` false.
+        with ``converged`` false. Energies contain the potential's correction.
         """
         candidate = {**row, "calculator": self._loaded["label"]}
         try:
             relaxed = relax(structure_from_row(row), self._loaded["ase"], self.fmax, self.max_steps)
+            energy = relaxed.energy + self._loaded["correction"](relaxed.structure)
         except Exception as error:  # noqa: BLE001 - a bad crystal is a record, whatever it raised
             text = str(error) if isinstance(error, ExplodedError) else first_line(error)
             return {**candidate, "status": "failed", "error": f"relaxation: {text}"}
         return {
             **candidate,
             **structure_columns(relaxed.structure),
-            "energy": relaxed.energy,
-            "energy_per_atom": relaxed.energy / len(relaxed.structure),
+            "energy": energy,
+            "energy_per_atom": energy / len(relaxed.structure),
             "converged": relaxed.converged,
             "n_steps": relaxed.n_steps,
             "max_force": relaxed.max_force,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 from model.crystal import AsymmetricUnit
-from screening.calculators import load_calculator
+from screening.calculators import SEVENNET_WEIGHTS, load_calculator
+from screening.corrections import mp2020_correction
 from screening.errors import UserError
 from screening.free_coordinates import FreeCoordinates, free_coordinates
 from screening.minimisation import Point, minimise
@@ -294,18 +296,91 @@ def test_chgnet_is_silent_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("name", SEVENNET_WEIGHTS)
+def test_sevennet_gives_the_corrected_energy_of_salt(name: str) -> None:
+    """Without the correction of chlorine it would be -3.37 eV per atom."""
+    stage = RelaxationStage(name, fmax=0.05, max_steps=200)
+    stage.setup()
+    stretched = ROCK_SALT.to_structure()
+    stretched.scale_lattice(1.25 * stretched.volume)
+    row = stage(row_of(stretched))
+    assert row["energy_per_atom"] == pytest.approx(-3.68, abs=0.02)
+    assert row["energy"] == pytest.approx(2 * row["energy_per_atom"])
+    assert row["calculator"].startswith(f"{name}-0.13.")
+    relaxed = structure_from_row(row)
+    assert relaxed.volume * 4 == pytest.approx(5.69**3, rel=0.03)
+    bare = relax(relaxed, stage._loaded["ase"], fmax=0.05, max_steps=0).energy
+    assert row["energy"] - bare == pytest.approx(mp2020_correction(relaxed), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["chgnet", *SEVENNET_WEIGHTS, EMT_NAME])
+def test_what_every_potential_does(name: str) -> None:
+    """Forces and stress are derivatives, nothing is remembered, and the atoms are left alone."""
+    calculator = load_calculator(name).ase()
+    structure = Structure(Lattice.tetragonal(2.8, 3.7), ["Cu", "Au"], [[0] * 3, [0.5, 0.45, 0.52]])
+    atoms, others = (
+        Atoms(s.atomic_numbers, cell=s.lattice.matrix, positions=s.cart_coords, pbc=True)
+        for s in (structure, CLOSE_PACKED)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True")
+
+        def energy(of: Atoms) -> float:
+            of.calc = calculator
+            return float(of.get_potential_energy())
+
+        before = copy.deepcopy((atoms.positions, atoms.cell.array, atoms.numbers))
+        first = energy(atoms)
+        forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
+        assert all(
+            np.array_equal(*pair)
+            for pair in zip(before, (atoms.positions, atoms.cell.array, atoms.numbers), strict=True)
+        )
+        energy(others)
+        assert energy(atoms) == pytest.approx(first, abs=1e-5)
+
+        step = 0.01
+        up, down = atoms.copy(), atoms.copy()
+        up.positions[1, 0] += step
+        down.positions[1, 0] -= step
+        slope = (energy(up) - energy(down)) / (2 * step)
+        assert -slope == pytest.approx(forces[1, 0], abs=0.02)
+
+        strain = np.zeros((3, 3))
+        strain[0, 0] = 0.005
+        up, down = atoms.copy(), atoms.copy()
+        up.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
+        down.set_cell(atoms.cell @ (np.eye(3) - strain), scale_atoms=True)
+        slope = (energy(up) - energy(down)) / (2 * strain[0, 0]) / atoms.get_volume()
+        assert slope == pytest.approx(stress[0, 0], abs=2e-3)
+
+
+def test_a_potential_that_is_not_installed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"'sevennet-0', which is not installed; `pip install"):
+        _ = load_calculator("sevennet-0").fingerprint
+
+
 def test_calculators_are_named_and_told_apart() -> None:
     assert load_calculator("default").name == "chgnet"
     assert load_calculator("default").fingerprint.startswith("chgnet-0.4.2-")
     other = load_calculator(EMT_NAME)
     assert (other.name, other.corrected) == (EMT_NAME, False)
+    names = ["chgnet", *SEVENNET_WEIGHTS, EMT_NAME]
+    assert len({load_calculator(name).fingerprint for name in names}) == len(names)
+    assert [load_calculator(name).corrected for name in names] == [True, True, True, False]
+    salt = ROCK_SALT.to_structure()
+    corrections = [load_calculator(name).correction(salt) for name in names]
+    assert corrections == [0.0, pytest.approx(-0.614), pytest.approx(-0.614), 0.0]
     assert other.fingerprint.startswith(f"{EMT_NAME}-")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vasp", r"relaxation.calculator is 'vasp'; allowed: default, chgnet, or module:factory"),
+        ("vasp", r"relaxation.calculator is 'vasp'; allowed: default, chgnet, sevennet-0, "),
         ("no.such:thing", r"'no.such:thing', which cannot be imported: ModuleNotFoundError"),
         ("ase.calculators.emt:none", r"which cannot be imported: AttributeError"),
         ("ase.calculators.emt:parameters", r"which is not a function or class"),
