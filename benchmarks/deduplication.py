@@ -10,8 +10,8 @@ supercell), orientation, origin and order of atoms, strains of some per cent and
 which a part is as large as the tolerances, so that matching is not transitive there.
 
 The first table compares with ``StructureMatcher.group_structures``, which is given the crystals in
-the same order; the second has the growth. The number of kinds grows with that of structures as long as there are
-kinds left, so that there are more of them to compare with.
+the same order; the second has the growth. The number of kinds grows with that of structures as long
+as there are kinds left, so that there are more of them to compare with.
 """
 
 from __future__ import annotations
