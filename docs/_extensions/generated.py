@@ -1,7 +1,8 @@
 """What the documentation takes from the code itself, so that it cannot say otherwise.
 
 The directives ``campaign-keys``, ``columns`` and ``commands`` become tables of the campaign file's
-keys, of the results' columns and of the command line. Before a build, figures are drawn and the
+keys, of the results' columns and of the command line, and ``model-card`` what a checkpoint says
+of itself. Before a build, figures are drawn and the
 notebooks are copied beside the pages.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import concept_figures
+import model_cards
 import nbformat
 import typer
 from pydantic_core import PydanticUndefined
@@ -139,5 +141,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("campaign-keys", CampaignKeys)
     app.add_directive("columns", Columns)
     app.add_directive("commands", Commands)
+    app.add_directive("model-card", model_cards.ModelCard)
     app.connect("builder-inited", _prepare)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
