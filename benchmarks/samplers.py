@@ -1,8 +1,9 @@
 """Quality against evaluations: which sampler finds known crystals at what cost.
 
     python benchmarks/samplers.py --data mp20_val.parquet [--crystals 64] [--samples 6]
+    python benchmarks/samplers.py --data mp20_val.parquet --sites 5 8 --default-only
 
-Takes crystals of a file that the model has not seen, of at most four sites, and draws samples for
+Takes crystals of a file that the model has not seen, of up to four sites, and draws samples for
 their space groups and elements. A sample is a hit when StructureMatcher, with its defaults, matches
 it to the known crystal, before any relaxation. Every sampler gets the same crystals and seeds, so
 that the rows can be compared more closely than their standard errors (over crystals) suggest.
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from model.crystal import AsymmetricUnit
 
-MOST_SITES = 4
 BATCH = 96
 SHORTEST_DISTANCE = 0.5
 MOST_ATOMS = 200
@@ -89,12 +89,16 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for the converted data")
     parser.add_argument("--crystals", type=int, default=64)
     parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--sites", type=int, nargs=2, default=(1, 4), metavar=("FROM", "TO"))
+    parser.add_argument("--default-only", action="store_true", help="the default sampler alone")
     parser.add_argument("--checkpoint", default="default")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_checkpoint(options.checkpoint)
     data = read_crystals([options.data], options.cache)
-    small = np.random.default_rng(7).permutation(np.flatnonzero(data.n_sites <= MOST_SITES))
+    fewest, most = options.sites
+    admitted = np.flatnonzero((data.n_sites >= fewest) & (data.n_sites <= most))
+    small = np.random.default_rng(7).permutation(admitted)
     crystals = [data[int(index)] for index in small[: options.crystals]]
     known = [crystal.to_structure() for crystal in crystals]
     matcher = StructureMatcher()
@@ -109,7 +113,7 @@ def main() -> None:
     print(f"{model.fingerprint}, {len(known)} crystals, {options.samples} samples each")
     console = Console(width=120)
     rows: list[tuple[str, ...]] = []
-    for name, settings in SETTINGS:
+    for name, settings in [("default", {})] if options.default_only else SETTINGS:
         evaluations, began = 0, time.process_time()
         samples = draw(model, crystals, options.samples, name, settings)
         seconds = (time.process_time() - began) / (len(known) * options.samples)
