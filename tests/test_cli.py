@@ -507,6 +507,7 @@ def test_colours_are_for_terminals_that_want_them() -> None:
     assert (piped.returncode, piped.stderr.startswith("error: there is no file")) == (2, True)
 
 
+@pytest.mark.slow
 def test_doctor_in_colour_and_without() -> None:
     arguments = ("doctor", "--quick", "--out", "/proc/results")
     assert f"{COLOUR}31mproblem {COLOUR}0m output" in on_a_terminal(*arguments)

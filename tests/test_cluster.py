@@ -264,6 +264,7 @@ with Cluster(num_cpus=1) as cluster:
 """
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_busy_gets_another_try() -> None:
     run = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-c", SLOW_AT_FIRST],
@@ -288,6 +289,7 @@ print(done[0].value[0])
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_that_has_imported_ray_before_can_start_one() -> None:
     environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
     run = subprocess.run(  # noqa: S603 - our own script

@@ -147,6 +147,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in ("scores", "source", "seed", "test", "method")}
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(
     evaluated: tuple[Path, dict[str, Any]], known: Path, tmp_path: Path
 ) -> None:

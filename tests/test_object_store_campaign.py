@@ -39,6 +39,7 @@ def sorted_rows(table: Any) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=lambda row: row["sample_id"])
 
 
+@pytest.mark.slow
 def test_a_campaign_whose_service_fails_ends_as_on_a_disk(
     local_ray: None, server: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -260,6 +260,7 @@ def test_an_element_that_the_potential_does_not_know_is_a_recorded_failure(
     assert all(error.startswith("relaxation: ") for error in errors)
 
 
+@pytest.mark.slow
 def test_a_campaign_of_random_crystals_goes_on_as_one(local_ray: None, tmp_path: Path) -> None:
     del local_ray
     text = ALLOY.replace("{unit_size: 1}", "{unit_size: 2, method: random}")

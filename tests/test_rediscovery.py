@@ -347,6 +347,7 @@ def test_textbook_crystals_are_found_by_the_model(
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.filterwarnings("ignore")  # of the libraries that sampling loads
+@pytest.mark.slow
 def test_random_crystals_are_compared_without_relaxation(
     tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -376,6 +377,7 @@ def metals(directory: Path, out: Path) -> list[str]:
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.filterwarnings("ignore")  # of the libraries that sampling loads
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
