@@ -51,6 +51,7 @@ FINGERPRINTS = "fingerprints.json"
 CANDIDATES = "candidates.parquet"
 _SAMPLES = "samples"
 _RELAXED = "_candidates"
+_TRIES = 3
 # As `grid.Unit.unit_id`: Cu-K-Si_062_Cu1-K1-Si1_000.
 _UNIT_FILE = re.compile(r"[A-Za-z-]+_\d{3}_[A-Za-z0-9-]+_\d{3,}\.(json|parquet)")
 _MERGED_FILE = re.compile(r"[A-Za-z-]+_merged-[0-9a-f]{16}\.parquet")
@@ -300,12 +301,20 @@ class Store:
     def _read_units(
         self, place: int, schema: pa.Schema, system: str | None, columns: Sequence[str]
     ) -> pa.Table:
-        marks = self.marks(["unit_id", "table"])
-        tables = pc.coalesce(marks["table"], marks["unit_id"]).unique().to_pylist()
-        names = [_table_paths(t)[place] for t in sorted(tables) if system in (None, _system_of(t))]
         if columns:
             schema = pa.schema([schema.field(name) for name in columns])
-        return self._read_tables(names, schema)
+        tries_left = _TRIES
+        while True:
+            marks = self.marks(["unit_id", "table"])
+            tables = sorted(pc.coalesce(marks["table"], marks["unit_id"]).unique().to_pylist())
+            wanted = [table for table in tables if system in (None, _system_of(table))]
+            try:
+                return self._read_tables([_table_paths(table)[place] for table in wanted], schema)
+            except RunError as error:
+                # A run may have merged a table since the marks were read; then they say where.
+                tries_left -= 1
+                if not tries_left or not isinstance(error.__context__, FileNotFoundError):
+                    raise
 
     # Results -------------------------------------------------------------------------------
 

@@ -250,3 +250,30 @@ def test_a_user_compacts_what_no_run_is_working_on(
     assert not list((tmp_path / "_done").glob("*.json"))
     assert main(["compact", str(tmp_path / "none")]) == 2
     assert "holds no campaign" in capsys.readouterr().err
+
+
+def test_rows_can_be_read_while_their_files_are_merged(tmp_path: Path) -> None:
+    store = results(tmp_path, n_done=5)
+    before = everything(store)
+    inside = {"done": False}
+    reading = LocalFiles.read
+
+    class Busy(LocalFiles):
+        def read(self, name: str) -> bytes:
+            """Read; the first table after all of them were merged."""
+            if name.startswith("samples/") and not inside["done"]:
+                inside["done"] = True
+                store.compact()
+            return reading(self, name)
+
+    found = Store(str(tmp_path), Busy(tmp_path)).read_samples()
+    assert sorted(found.to_pylist(), key=str) == before[1]
+    assert inside["done"]
+
+
+def test_a_table_that_is_gone_for_good_is_named(tmp_path: Path) -> None:
+    store = results(tmp_path, n_done=1)
+    (table,) = (tmp_path / "samples").rglob("*.parquet")
+    table.unlink()
+    with pytest.raises(RunError, match=rf"{table.name} cannot be read: No such file"):
+        store.read_samples()
