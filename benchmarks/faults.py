@@ -22,7 +22,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,9 +37,11 @@ from screening.status import campaign_status
 from screening.store import Store
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from commands import command
 from s3_server import S3Server
 
 KINDS = ("worker", "driver", "interrupt", "machine", "service")
@@ -59,25 +60,6 @@ KNOWN = "formula,energy_per_atom\nAl,-0.005\nCu,-0.007\nAu,0.002\n"
 N_UNITS = 36
 GIVE_UP_S = 600.0
 MOST_COMMANDS = 5
-# A shell starts what runs behind it deaf to Ctrl-C; Python listens again when told to.
-LISTENING = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from screening.cli import main
-sys.exit(main())
-"""
-
-
-def started(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command of the project's."""
-    clean = {name: value for name, value in os.environ.items() if "RAY" not in name}
-    return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-c", LISTENING, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**clean, **(environment or {})},
-    )
 
 
 def finished_units(uri: str) -> int:
@@ -162,7 +144,7 @@ def disturbed(kind: str, seed: int, file: Path, out: str, server: S3Server) -> i
         if kind == "machine":
             address, end_machine, environment = stack.enter_context(two_machines())
             arguments += ["--address", address, "--num-samplers", "2"]
-        process = started(*arguments, environment=environment)
+        process = command(*arguments, environment=environment)
         wait_for(process, out, count)
         time.sleep(delay_s)
         if process.poll() is None:
@@ -175,7 +157,7 @@ def disturbed(kind: str, seed: int, file: Path, out: str, server: S3Server) -> i
     while campaign_status(Store(out), time.time() + 3600.0)["state"] != "finished":
         if kind == "service":
             server.objects.pop("results/_progress.json", None)  # as if the hour had passed
-        resumed = started("resume", out)
+        resumed = command("resume", out)
         _, errors = resumed.communicate(timeout=GIVE_UP_S)
         n_commands += 1
         if n_commands > MOST_COMMANDS:
@@ -196,7 +178,7 @@ def main() -> None:
     server = S3Server()
     os.environ.update(server.environment)
     began = time.monotonic()
-    _, errors = (process := started("run", str(file), "--out", f"{directory}/calm")).communicate()
+    _, errors = (process := command("run", str(file), "--out", f"{directory}/calm")).communicate()
     if process.returncode != 0:
         raise RuntimeError(errors)
     calm = rows_of(f"{directory}/calm")

@@ -82,12 +82,7 @@ class Drawn:
         """Return a row per sample, kept."""
         return [
             {
-                "sample_id": unit.sample_id(position),
-                "unit_id": unit.unit_id,
-                "seed": unit.seed(position),
-                "chemical_system": unit.cell.chemical_system,
-                "space_group_requested": unit.cell.space_group,
-                "site_counts": unit.cell.site_counts_label,
+                **unit.columns(position),
                 "generator": "none",
                 "status": "kept",
                 **self.columns,

@@ -424,8 +424,8 @@ def fetch(
 ) -> None:
     """Fetch known phases from the Materials Project.
 
-    The file is for machines without internet. The key is read from the environment variable MP_API_KEY. A campaign file names the table as
-    `references: F.parquet`.
+    The file is for machines without internet; a campaign file names it as `references: F.parquet`.
+    The key is read from the environment variable MP_API_KEY.
 
     \b
     Example: screening references fetch --chemsys Cu-K-Si --out cu-k-si.parquet

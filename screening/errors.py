@@ -19,6 +19,10 @@ class RunError(ScreeningError):
     """Something that failed although it was asked for rightly: a full disk, a lost machine."""
 
 
+class MissingFileError(RunError):
+    """A file of the results is not, or no longer, there."""
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return an error as one line, for a column or a message."""
     lines = str(error).strip().splitlines()

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from screening.errors import UserError
+from screening.errors import RunError, UserError
 from screening.object_store import is_remote, open_remote_files
 
 _TEMPORARY = ".tmp-"
@@ -129,3 +129,21 @@ def reason(error: BaseException) -> str:
     """Return what an error says, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0][:300]
+
+
+def write_file(files: Files, uri: str, name: str, content: Any) -> None:
+    """Replace a file of the results.
+
+    Args:
+        files: where.
+        uri: what to call that place in a message.
+        name: of the file.
+        content: bytes or a buffer.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        files.write(name, content)
+    except OSError as error:
+        raise RunError(f"{uri}/{name} cannot be written: {reason(error)}") from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, product
 from math import ceil, comb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Element
 
@@ -82,6 +82,17 @@ class Unit:
     def sample_ids(self) -> list[str]:
         """The ids of all its samples, in order."""
         return [self.sample_id(position) for position in range(self.count)]
+
+    def columns(self, position: int) -> dict[str, Any]:
+        """Return the columns of the results that say what the sample at a position is."""
+        return {
+            "sample_id": self.sample_id(position),
+            "unit_id": self.unit_id,
+            "seed": self.seed(position),
+            "chemical_system": self.cell.chemical_system,
+            "space_group_requested": self.cell.space_group,
+            "site_counts": self.cell.site_counts_label,
+        }
 
     def seed(self, position: int) -> int:
         """Return the seed of the sample at a position of this unit."""

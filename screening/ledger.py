@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.errors import RunError
-from screening.files import json_bytes, reason
+from screening.files import json_bytes, reason, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,7 +97,7 @@ class Ledger:
 
     def add(self, mark: Mark) -> None:
         """Write the mark of a unit whose rows are durable."""
-        self._write(f"{DONE}/{mark['unit_id']}.json", json_bytes(mark))
+        write_file(self._files, self._uri, f"{DONE}/{mark['unit_id']}.json", json_bytes(mark))
 
     def remove(self, unit_id: str) -> None:
         """Remove the mark of a unit that is not sealed."""
@@ -156,16 +157,18 @@ class Ledger:
 
     def sweep(self) -> int:
         """Remove sealed tables that another replaces, and return how many."""
-        named = {name for name in self._files.names(DONE) if _SEALED.fullmatch(name)}
-        replaced = named - set(self._sealed())
+        replaced = set(self._names()) - set(self._sealed())
         self._each(lambda name: self._files.remove(f"{DONE}/{name}"), replaced)
         return len(replaced)
 
     # ---------------------------------------------------------------------------------------
 
+    def _names(self) -> list[str]:
+        return [name for name in self._files.names(DONE) if _SEALED.fullmatch(name)]
+
     def _sealed(self) -> list[str]:
         """Return the names of the sealed tables that no other replaces."""
-        names = [name for name in self._files.names(DONE) if _SEALED.fullmatch(name)]
+        names = self._names()
         replaced: set[str] = set()
         for name in names:
             if not name.startswith("sealed-0-"):
@@ -201,6 +204,9 @@ class Ledger:
 
     def _merge(self) -> None:
         """Merge sealed tables of one size, when there are many."""
+        tiers = Counter(name.split("-")[1] for name in self._names())
+        if max(tiers.values(), default=0) < _MERGED_AT:
+            return  # at nearly every call, and without reading a table
         names = self._sealed()
         for tier in sorted({int(name.split("-")[1]) for name in names}):
             same = [name for name in names if name.startswith(f"sealed-{tier}-")]
@@ -215,13 +221,7 @@ class Ledger:
         pq.write_table(table, sink, compression="zstd")
         content = sink.getvalue()
         digest = hashlib.sha256(content).hexdigest()[:16]
-        self._write(f"{DONE}/sealed-{tier}-{digest}.parquet", content)
-
-    def _write(self, name: str, content: Any) -> None:
-        try:
-            self._files.write(name, content)
-        except OSError as error:
-            raise RunError(f"{self._uri}/{name} cannot be written: {reason(error)}") from None
+        write_file(self._files, self._uri, f"{DONE}/sealed-{tier}-{digest}.parquet", content)
 
     def _each(self, function: Any, items: Iterable[str]) -> list[Any]:
         with ThreadPoolExecutor(READERS) as pool:

@@ -76,7 +76,7 @@ class SamplingStage:
         crystals = self.draw(prepared.batch, prepared.seeds)
         return [
             {
-                **_asked_for(prepared, position),
+                **prepared.unit.columns(position),
                 "generator": self.generator,
                 **crystal_columns(crystal),
             }
@@ -128,7 +128,7 @@ class RandomStage:
     def _drawn(self, prepared: PreparedUnit, position: int) -> dict[str, Any]:
         cell, seed = prepared.unit.cell, prepared.seeds[position]
         columns = random_columns(cell.space_group, cell.atomic_numbers, self.max_atoms, seed)
-        return {**_asked_for(prepared, position), **columns}
+        return {**prepared.unit.columns(position), **columns}
 
 
 def random_columns(
@@ -192,18 +192,6 @@ def _anywhere(checkpoint: str) -> str:
 
     path = checkpoint_path(checkpoint)
     return str(path.resolve()) if path == Path(checkpoint) else checkpoint
-
-
-def _asked_for(prepared: PreparedUnit, position: int) -> dict[str, Any]:
-    unit = prepared.unit
-    return {
-        "sample_id": unit.sample_id(position),
-        "unit_id": unit.unit_id,
-        "seed": prepared.seeds[position],
-        "chemical_system": unit.cell.chemical_system,
-        "space_group_requested": unit.cell.space_group,
-        "site_counts": unit.cell.site_counts_label,
-    }
 
 
 def crystal_columns(crystal: AsymmetricUnit | None) -> dict[str, Any]:

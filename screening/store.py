@@ -30,8 +30,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.campaign import Campaign
-from screening.errors import RunError, UserError
-from screening.files import Files, json_bytes, open_files, reason
+from screening.errors import MissingFileError, RunError, UserError
+from screening.files import Files, json_bytes, open_files, reason, write_file
 from screening.ledger import DONE, READERS, Ledger
 from screening.marks import check_complete, unit_mark
 from screening.schema import (
@@ -212,15 +212,12 @@ class Store:
             self.ledger.remove(unit_id)
         return len(failed)
 
-    def compact(self, at_least: int = 1) -> int:
+    def compact(self) -> int:
         """Merge the files of finished units, and return how many units that were.
 
         The merged rows are durable before the units are sealed, and their own files are removed
         afterwards: whoever reads through the store finds each row once at any moment. Failed units
         stay as they are, so that they can be tried again.
-
-        Args:
-            at_least: a chemical system with fewer units that have files of their own is left.
 
         Raises:
             RunError: if a file cannot be read or written.
@@ -232,8 +229,7 @@ class Store:
                 systems[_system_of(unit_id)].append(unit_id)
         merged: dict[str, str] = {}
         for system, unit_ids in systems.items():
-            if len(unit_ids) >= at_least:
-                merged |= dict.fromkeys(unit_ids, self._merge(system, sorted(unit_ids)))
+            merged |= dict.fromkeys(unit_ids, self._merge(system, sorted(unit_ids)))
         self._recent.clear()
         if merged:
             self.ledger.seal([{**loose[unit], "table": table} for unit, table in merged.items()])
@@ -277,10 +273,6 @@ class Store:
         self._remove(stale)
         return removed + len(stale)
 
-    def chemical_systems(self) -> list[str]:
-        """Return the chemical systems that have finished units."""
-        return sorted({_system_of(unit) for unit in self.marks(["unit_id"])["unit_id"].to_pylist()})
-
     def read_samples(
         self, chemical_system: str | None = None, columns: Sequence[str] = ()
     ) -> pa.Table:
@@ -313,7 +305,7 @@ class Store:
             except RunError as error:
                 # A run may have merged a table since the marks were read; then they say where.
                 tries_left -= 1
-                if not tries_left or not isinstance(error.__context__, FileNotFoundError):
+                if not tries_left or not isinstance(error, MissingFileError):
                     raise
 
     # Results -------------------------------------------------------------------------------
@@ -352,7 +344,7 @@ class Store:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file; what the store itself keeps aside starts with ``_``."""
-        self._write(name, json_bytes(value))
+        write_file(self.files, self.uri, name, json_bytes(value))
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file, or return None if there is none or it is damaged."""
@@ -365,7 +357,7 @@ class Store:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, for example ``cif/1.cif`` or ``report.html``."""
-        self._write(name, text.encode())
+        write_file(self.files, self.uri, name, text.encode())
 
     # ---------------------------------------------------------------------------------------
 
@@ -374,19 +366,14 @@ class Store:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        self._write(name, sink.getvalue())
-
-    def _write(self, name: str, content: Any) -> None:
-        try:
-            self.files.write(name, content)
-        except OSError as error:
-            raise RunError(f"{self.uri}/{name} cannot be written: {reason(error)}") from None
+        write_file(self.files, self.uri, name, sink.getvalue())
 
     def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
         except OSError as error:
-            raise RunError(f"{self.uri}/{name} cannot be read: {reason(error)}") from None
+            kind = MissingFileError if isinstance(error, FileNotFoundError) else RunError
+            raise kind(f"{self.uri}/{name} cannot be read: {reason(error)}") from None
 
     def _remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(READERS) as pool:

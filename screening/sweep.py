@@ -49,8 +49,6 @@ _WAITING_PER_RELAXER = 48
 """Crystals that wait for a relaxer, before sampling pauses."""
 _COMPACT_AT = 512
 """Finished units whose files are then merged."""
-_COMPACTED_TOGETHER = 32
-"""Units of one chemical system that are worth a merged file before the end."""
 _POLL_S = 0.5
 _URGENT, _LATER = 0, 1
 _REFERENCE = "reference "
@@ -252,7 +250,8 @@ class Sweep:
     def _fail(self, unit: Unit, outcome: Outcome) -> None:
         """Record a unit that could not be sampled: every sample of it, with the error."""
         self._progress.say(f"unit {unit.unit_id} failed: {outcome.error}")
-        rows = [_failed_sample(unit, i, self._generator, outcome.error) for i in range(unit.count)]
+        failed = {"generator": self._generator, "status": "failed", "error": outcome.error}
+        rows = [{**unit.columns(position), **failed} for position in range(unit.count)]
         self._write(unit, rows, [], state="failed", attempts=outcome.attempts, error=outcome.error)
         self._progress.advance(SAMPLING, unit.count, failed=unit.count)
         self._foresee_relaxations(0)
@@ -307,19 +306,5 @@ class Sweep:
         self._store.write_unit(unit, samples, candidates, **how)
         self._uncompacted += 1
         if self._uncompacted >= _COMPACT_AT:
-            self._store.compact(_COMPACTED_TOGETHER)
+            self._store.compact()
             self._uncompacted = 0
-
-
-def _failed_sample(unit: Unit, position: int, generator: str, error: str | None) -> Row:
-    return {
-        "sample_id": unit.sample_id(position),
-        "unit_id": unit.unit_id,
-        "seed": unit.seed(position),
-        "chemical_system": unit.cell.chemical_system,
-        "space_group_requested": unit.cell.space_group,
-        "site_counts": unit.cell.site_counts_label,
-        "generator": generator,
-        "status": "failed",
-        "error": error,
-    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ import pytest
 from small_results import CAMPAIGN, results
 
 import screening.store
+import screening.sweep
 from screening import ledger
 from screening.campaign import Campaign
 from screening.cli import main
@@ -20,11 +23,14 @@ from screening.errors import RunError
 from screening.files import LocalFiles
 from screening.grid import units
 from screening.ledger import Ledger
+from screening.progress import Progress, StageProgress
+from screening.references import References
 from screening.store import Store
+from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Sweep
+from screening.views import LineView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 HOST = socket.gethostname()
 UNITS = list(units(Campaign.from_text(CAMPAIGN, "small")))
@@ -135,11 +141,22 @@ def test_compacted_results_are_the_same_in_fewer_files(tmp_path: Path) -> None:
     assert [unit in store.ledger.finished() for unit in UNITS] == [True] * 6 + [False] * 2
 
 
-def test_small_groups_of_files_wait(tmp_path: Path) -> None:
-    store = results(tmp_path, n_done=3)
-    assert store.compact(at_least=4) == 0
-    assert store.compact(at_least=3) == 3
-    assert store.compact() == 0
+def test_systems_of_few_units_are_merged_while_a_campaign_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening.sweep, "_COMPACT_AT", 5)
+    store = results(tmp_path)
+    campaign = Campaign.from_text(CAMPAIGN, "small")
+    stages = [StageProgress(name, "", "", 1.0) for name in (SAMPLING, RELAXATION, REFERENCES)]
+    progress = Progress(stages, LineView(io.StringIO()))
+    sweep = Sweep(campaign, store, References(campaign, store), "model/sampler", progress)
+    n_alone = []
+    for unit in UNITS:
+        rows = [{**unit.columns(i), "status": "filtered"} for i in range(unit.count)]
+        sweep._write(unit, rows, [])
+        n_alone.append(len(list((tmp_path / "_done").glob("*.json"))))
+    # Four units of each of two systems; after the fifth none has files of its own.
+    assert n_alone == [1, 2, 3, 4, 0, 1, 2, 3]
 
 
 def test_a_crash_at_any_write_or_removal_of_a_compaction_loses_nothing(
@@ -192,22 +209,27 @@ class Dying(LocalFiles):
         change()
 
 
+class Busy(LocalFiles):
+    """Files of which some are merged by a run at the moment in which the first is read."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        super().__init__(Path(store.uri))
+        self.store = store
+        self.prefix = prefix
+        self.is_done = False
+
+    def read(self, name: str) -> bytes:
+        """Read, after the run has merged all."""
+        if name.startswith(self.prefix) and not self.is_done:
+            self.is_done = True
+            self.store.compact()
+        return super().read(name)
+
+
 def test_marks_can_be_read_while_they_are_sealed(tmp_path: Path) -> None:
-    store = results(tmp_path, n_done=5)
-    inside = {"done": False}
-    reading = LocalFiles.read
-
-    class Busy(LocalFiles):
-        def read(self, name: str) -> bytes:
-            """Read; the first mark after all of them were sealed."""
-            if name.startswith("_done/") and not inside["done"]:
-                inside["done"] = True
-                store.compact()  # what a run does in the meantime
-            return reading(self, name)
-
-    other = Store(str(tmp_path), Busy(tmp_path))
-    assert other.marks().num_rows == 5
-    assert inside["done"]
+    files = Busy(results(tmp_path, n_done=5), "_done/")
+    assert Store(str(tmp_path), files).marks().num_rows == 5
+    assert files.is_done
 
 
 @pytest.mark.parametrize("text", ["{half", "[]", "3", '{"unit_id": 3, "samples": "many"}'])
@@ -255,20 +277,10 @@ def test_a_user_compacts_what_no_run_is_working_on(
 def test_rows_can_be_read_while_their_files_are_merged(tmp_path: Path) -> None:
     store = results(tmp_path, n_done=5)
     before = everything(store)
-    inside = {"done": False}
-    reading = LocalFiles.read
-
-    class Busy(LocalFiles):
-        def read(self, name: str) -> bytes:
-            """Read; the first table after all of them were merged."""
-            if name.startswith("samples/") and not inside["done"]:
-                inside["done"] = True
-                store.compact()
-            return reading(self, name)
-
-    found = Store(str(tmp_path), Busy(tmp_path)).read_samples()
+    files = Busy(store, "samples/")
+    found = Store(str(tmp_path), files).read_samples()
     assert sorted(found.to_pylist(), key=str) == before[1]
-    assert inside["done"]
+    assert files.is_done
 
 
 def test_a_table_that_is_gone_for_good_is_named(tmp_path: Path) -> None:

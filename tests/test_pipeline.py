@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
+from commands import command
 
 from screening.campaign import Campaign
 from screening.cluster import Cluster
@@ -30,6 +28,7 @@ from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Sweep
 from screening.views import LineView
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from screening.run import CampaignResult
@@ -312,26 +311,6 @@ def test_a_unit_that_cannot_be_sampled_is_recorded_with_every_sample(tmp_path: P
     assert row["error"] == "CUDA out of memory"
     mark = store.finished_units()[unit.unit_id]
     assert (mark["state"], mark["failed"], mark["error"]) == ("failed", 1, "CUDA out of memory")
-
-
-# A shell that starts something in the background has it ignore Ctrl-C, and its children with it.
-LISTENING = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from screening.cli import main
-sys.exit(main())
-"""
-
-
-def command(*arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
-    return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-c", LISTENING, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
 
 
 def wait_for_units(process: subprocess.Popen[str], out: Path, count: int) -> None:
