@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.checkpoint import load_checkpoint
+from model.exclusion import Exclusive
 from model.multigraph import build_multigraph, make_batch
 from model.sampler import NoiseStream, initial_state
 
@@ -37,7 +38,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = load_checkpoint(options.checkpoint)
     network = model.network
-    columns = "group,sites,batch,ms per evaluation,spread,of it multigraph"
+    estimate = Exclusive(network)
+    columns = "group,sites,batch,ms per evaluation,spread,without exclusion,of it multigraph"
     table = Table(*columns.split(","), title=f"{model.fingerprint}, {options.threads} threads")
     for group in GROUPS:
         for n_sites in (2, 3, 4):
@@ -45,7 +47,7 @@ def main() -> None:
                 batch = make_batch([group] * size, [list(SITES[:n_sites])] * size)
                 stream = NoiseStream(range(size), batch)
                 state = initial_state(batch, model.length_prior, network.schedule, stream)
-                whole, graph = [], []
+                whole, alone, graph = [], [], []
                 with torch.no_grad():
                     for repeat in range(options.repeats + 1):
                         level = torch.full((size,), repeat / options.repeats)
@@ -56,15 +58,19 @@ def main() -> None:
                         build_multigraph(batch, merged, lattice, config.n_neighbours, config.cutoff)
                         middle = time.perf_counter()
                         network(batch, state.frac_coords, state.l3, level)
+                        end = time.perf_counter()
+                        estimate(batch, state.frac_coords, state.l3, level)
                         if repeat:  # the first is a warm-up
                             graph.append((middle - start) / size * 1e3)
-                            whole.append((time.perf_counter() - middle) / size * 1e3)
+                            alone.append((end - middle) / size * 1e3)
+                            whole.append((time.perf_counter() - end) / size * 1e3)
                 table.add_row(
                     str(group),
                     str(n_sites),
                     str(size),
                     f"{np.median(whole):.2f}",
                     f"{min(whole):.2f} to {max(whole):.2f}",
+                    f"{np.median(alone):.2f}",
                     f"{np.median(graph):.2f}",
                 )
     Console().print(table)
