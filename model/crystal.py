@@ -41,7 +41,7 @@ class AsymmetricUnit:
     def lattice(self) -> NDArray[np.float64]:
         """(3, 3) conventional cell, rows are vectors in angstrom."""
         hexagonal = torch.tensor([crystal_family(self.space_group) == "hexagonal"])
-        directions = unit_vectors(hexagonal).double()[0].numpy()
+        directions = unit_vectors(hexagonal)[0].numpy()
         return np.asarray(self.lengths[:, None] * directions)
 
     def settled(self, merge_distance: float = MERGE_DISTANCE) -> AsymmetricUnit:

@@ -35,9 +35,9 @@ def unit_vectors(hexagonal: Tensor) -> Tensor:
         hexagonal: (n_systems,) bool.
 
     Returns:
-        (n_systems, 3, 3), rows are unit vectors.
+        (n_systems, 3, 3) in double precision, rows are unit vectors.
     """
-    right = torch.eye(3, dtype=torch.get_default_dtype(), device=hexagonal.device)
+    right = torch.eye(3, dtype=torch.float64, device=hexagonal.device)
     oblique = right.clone()
     oblique[1, 0], oblique[1, 1] = -0.5, math.sqrt(0.75)
     return torch.where(hexagonal[:, None, None], oblique, right)

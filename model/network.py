@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.angles import find_angles
 from model.lattice import distance_gradient
 from model.multigraph import build_multigraph, merge_sites
 
 if TYPE_CHECKING:
+    from model.angles import Angles
     from model.multigraph import Batch, MergedSites, Multigraph
     from model.noise import NoiseSchedule
 
@@ -102,6 +104,8 @@ class Scene:
     """(n_sites, 3) from there to where they are, angstrom."""
     graph: Multigraph
     """Their neighbours."""
+    angles: Angles
+    """The directions of these."""
 
 
 class Residual(nn.Module):
@@ -138,7 +142,7 @@ class Interaction(nn.Module):
         self.after = Residual(width)
 
     def forward(
-        self, x: Tensor, node: Tensor, radial: Tensor, angular: Tensor, neighbour: Tensor
+        self, x: Tensor, node: Tensor, radial: Tensor, angular: Tensor, scene: Scene
     ) -> Tensor:
         """Update messages.
 
@@ -146,17 +150,16 @@ class Interaction(nn.Module):
             x: (n_sites, n_neighbours, hidden) message from each neighbour to its site.
             node: (n_sites, hidden).
             radial: (n_sites, n_neighbours, n_radial) times the edge's weight.
-            angular: (n_sites * n_neighbours, n_angular_basis, n_neighbours), over the messages
-                that reach the neighbour, times their weights.
-            neighbour: (n_sites, n_neighbours).
+            angular: (n_spherical, n_angular_radial, n_angular_basis) what a polynomial of the angle
+                and a function of the distance behind it make of the basis.
+            scene: the graph and its angles.
         """
-        n_sites, n_neighbours, _ = x.shape
         kept = functional.silu(self.keep(x) + self.condition(node)[:, None])
         passed = functional.silu(self.pass_on(x)) * self.radial(radial)
         passed = functional.silu(self.down(passed))
-        reaching = passed[neighbour.reshape(-1)]
-        summed = torch.bmm(angular, reaching)
-        mixed = (summed * self.angular.weight.T).sum(dim=1).view(n_sites, n_neighbours, -1)
+        behind = radial[..., : angular.shape[1]]
+        weights = self.angular(angular)
+        mixed = scene.angles.sum(passed * (behind @ weight) for weight in weights)
         y = self.before(kept + functional.silu(self.up(mixed)))
         result: Tensor = self.after(functional.silu(self.join(y)) + x)
         return result
@@ -227,13 +230,14 @@ class ScoreNetwork(nn.Module):
         displaced = torch.einsum(
             "nx,nxy->ny", frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
         )
-        return Scene(lattice, merged, displaced, graph)
+        angles = find_angles(graph, self.config.n_spherical - 1)
+        return Scene(lattice, merged, displaced, graph, angles)
 
     def judge(self, batch: Batch, scene: Scene, l3: Tensor, level: Tensor) -> Noise:
         """Estimate the noise of what was seen; other arguments as of ``forward``."""
         graph = scene.graph
         node = self._nodes(batch, scene.merged, scene.lattice, level)
-        x = self._messages(graph, node)
+        x = self._messages(scene, node)
         along_edge, along_length = (self.edge_output(x) * graph.weights[..., None]).unbind(-1)
 
         # A site that was merged into a special position is drawn back to it by a share that the
@@ -265,20 +269,18 @@ class ScoreNetwork(nn.Module):
         )
         return node
 
-    def _messages(self, graph: Multigraph, node: Tensor) -> Tensor:
+    def _messages(self, scene: Scene, node: Tensor) -> Tensor:
         """(n_sites, n_neighbours, hidden) after all interactions."""
-        config = self.config
-        radial = self._radial_basis(graph)
-        angular = self.angular(_angular_basis(graph, radial, config)).flatten(0, 1)
-        n_basis = config.n_angular_basis
+        radial = self._radial_basis(scene.graph)
         embedded = functional.silu(self.embed_distance(radial))
         embedded = embedded + self.embed_site(node)[:, None]
-        x = functional.silu(
-            self.embed(functional.silu(embedded + self.embed_neighbour(node)[graph.neighbour]))
-        )
-        for index, block in enumerate(self.blocks):
-            basis = angular[..., index * n_basis : (index + 1) * n_basis].transpose(1, 2)
-            x = block(x, node, radial, basis, graph.neighbour)
+        from_neighbour = self.embed_neighbour(node)[scene.graph.neighbour]
+        x = functional.silu(self.embed(functional.silu(embedded + from_neighbour)))
+        config = self.config
+        sizes = (config.n_blocks, config.n_angular_basis, config.n_spherical, -1)
+        angular = self.angular.weight.view(sizes).permute(0, 2, 3, 1)
+        for block, of_block in zip(self.blocks, angular, strict=True):
+            x = block(x, node, radial, of_block, scene)
         result: Tensor = self.output(x)
         return result
 
@@ -286,28 +288,6 @@ class ScoreNetwork(nn.Module):
         """Bessel functions sin(n pi d / c) / d (DimeNet, equation 7) times the edge's weight."""
         scaled = graph.distances.clamp(min=_SMALLEST_DISTANCE)[..., None] / self.config.cutoff
         return torch.sin(self.frequencies * scaled) / scaled * graph.weights[..., None]
-
-
-def _angular_basis(graph: Multigraph, radial: Tensor, config: NetworkConfig) -> Tensor:
-    """Legendre polynomials of the angle at the neighbour, times the radial basis behind it.
-
-    The neighbour is the image of a site under an operation, so the way back to our site is
-    rotated into the frame of that site's representative, where its own neighbours are.
-
-    Returns:
-        (n_sites, n_neighbours, n_neighbours, n_spherical * n_angular_radial).
-    """
-    units = graph.vectors / graph.distances[..., None]
-    back = -torch.einsum("nkxy,nkx->nky", graph.rotation, units)
-    cosine = torch.einsum("nkx,nklx->nkl", back, units[graph.neighbour])
-    polynomials = [torch.ones_like(cosine), cosine]
-    for degree in range(2, config.n_spherical):
-        polynomials.append(
-            ((2 * degree - 1) * cosine * polynomials[-1] - (degree - 1) * polynomials[-2]) / degree
-        )
-    legendre = torch.stack(polynomials, dim=-1)
-    behind = radial[..., : config.n_angular_radial][graph.neighbour]
-    return (legendre[..., :, None] * behind[..., None, :]).flatten(-2)
 
 
 def _length_noise(batch: Batch, graph: Multigraph, l3: Tensor, along_length: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from model.noise import NoiseSchedule
 
 _STEPS_DRAWN_AT_ONCE = 32
-VERSION = 2
+VERSION = 3
 """Raised when the same seeds give other samples."""
 LARGEST_L3 = 60.0
 """No cell length beyond 60 angstrom: a diverging state stays finite, and is recorded as failed."""

@@ -34,7 +34,7 @@ def test_gradient_agrees_with_finite_differences(number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     group = space_group(number)
     ties = torch.tensor([group.length_ties])
-    directions = unit_vectors(torch.tensor([group.crystal_family == "hexagonal"])).double()
+    directions = unit_vectors(torch.tensor([group.crystal_family == "hexagonal"]))
     free = torch.randn(1, 3, generator=generator, dtype=torch.float64) * 3
     frac = torch.randn(20, 3, generator=generator, dtype=torch.float64)
 
