@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from screening.errors import UserError, first_line, shown
+from screening.potential import OneByOne
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ase.calculators.calculator import BaseCalculator
     from pymatgen.core import Structure
+
+    from screening.chgnet_calculator import CHGNetCalculator
+    from screening.potential import Potential
 
 DEFAULT = "chgnet"
 
@@ -55,6 +59,9 @@ class Calculator(Protocol):
     def ase(self) -> BaseCalculator:
         """Load the potential as a calculator of ASE's that knows energy, forces and stress."""
 
+    def load(self) -> Potential:
+        """Load the potential to be asked about many crystals at once."""
+
 
 @dataclass(frozen=True)
 class CHGNetPotential:
@@ -83,11 +90,15 @@ class CHGNetPotential:
         digest = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(folder.glob("*.tar"))))
         return f"chgnet-{version('chgnet')}-{digest.hexdigest()[:_DIGITS]}"
 
-    def ase(self) -> BaseCalculator:
+    def ase(self) -> CHGNetCalculator:
         """Load the weights; takes seconds, for the libraries that it imports."""
         from screening.chgnet_calculator import CHGNetCalculator  # noqa: PLC0415 - imports torch
 
         return CHGNetCalculator(_CHGNET_WEIGHTS)
+
+    def load(self) -> Potential:
+        """Load the weights; crystals are then evaluated together."""
+        return self.ase()
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,10 @@ class SevenNetPotential:
             calculator: BaseCalculator = SevenNetCalculator(str(path), device="cpu")
         return calculator
 
+    def load(self) -> Potential:
+        """Load the weights; crystals are evaluated one by one."""
+        return OneByOne(self.ase())
+
 
 @dataclass(frozen=True)
 class ImportedPotential:
@@ -186,6 +201,10 @@ class ImportedPotential:
     def ase(self) -> BaseCalculator:
         """Call the factory."""
         return self.factory()()
+
+    def load(self) -> Potential:
+        """Call the factory; crystals are evaluated one by one."""
+        return OneByOne(self.ase())
 
 
 POTENTIALS: dict[str, Calculator] = {

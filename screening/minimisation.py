@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Generator
 
     from screening.free_coordinates import Array, FreeCoordinates
 
@@ -83,26 +83,26 @@ class Minimum:
 
 
 def minimise(
-    coordinates: FreeCoordinates,
-    evaluate: Callable[[Array, Array], Point],
-    fmax: float,
-    max_steps: int,
-) -> Minimum:
+    coordinates: FreeCoordinates, fmax: float, max_steps: int
+) -> Generator[tuple[Array, Array], Point, Minimum]:
     """Lower a crystal's energy until forces and stress are small, its symmetry kept.
+
+    A generator, so that many crystals can go down together: it yields lattice (3, 3) and positions
+    (n_atoms, 3), and is sent what a potential says there, as a point whose forces and stress have
+    the crystal's symmetry. Of a crystal that no potential should be asked about, it is thrown an
+    `ImpossibleGeometryError` instead.
 
     Args:
         coordinates: the crystal and its free coordinates.
-        evaluate: from lattice (3, 3) and positions (n_atoms, 3) to a point whose forces and stress
-            have the crystal's symmetry.
         fmax: eV per angstrom. Converged means `Point.max_force` and `Point.max_stress_force` below.
         max_steps: how many steps are tried at the most.
 
     Raises:
-        ImpossibleGeometryError: if `evaluate` raises it of the first crystal, or whichever way the
-            step is shortened. Whatever else it raises ends the minimisation at once.
+        ImpossibleGeometryError: if it is thrown at the first crystal, or whichever way the step is
+            shortened. Whatever else is thrown ends the minimisation at once.
     """
     here = np.zeros(coordinates.size)
-    point = evaluate(*coordinates.crystal(here))
+    point = yield coordinates.crystal(here)
     gradient = coordinates.gradient(here, point.forces, point.stress)
     hessian = _CURVATURE * np.eye(coordinates.size)
     noise = _ENERGY_NOISE * len(coordinates.positions)
@@ -112,7 +112,7 @@ def minimise(
             return Minimum(point, converged=True, n_steps=n_steps)
         step, size = _step(coordinates, hessian, gradient, trust)
         try:
-            trial = evaluate(*coordinates.crystal(here + step))
+            trial = yield coordinates.crystal(here + step)
         except ImpossibleGeometryError:
             if size <= _SMALLEST_TRUST:
                 raise

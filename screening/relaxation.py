@@ -1,14 +1,16 @@
 """The relaxation stage: from rows of samples to rows of candidates with energies.
 
-A crystal is relaxed in its primitive cell, its space group kept. It counts as converged when the
-largest force and the stress, as a force, are below ``fmax``: see ``minimisation.Point`` for what
-that means. A crystal that leaves all sense on the way becomes a failed row that says how.
+Many crystals go down together, so that the potential is asked about all of them at once. Each is
+relaxed in its primitive cell, its space group kept. It counts as converged when the largest force
+and the stress, as a force, are below ``fmax``: see ``minimisation.Point`` for what that means. A crystal that leaves all sense on the way becomes a failed row that says how.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +22,19 @@ from screening.calculators import load_calculator
 from screening.errors import first_line
 from screening.free_coordinates import free_coordinates
 from screening.minimisation import ImpossibleGeometryError, Point, minimise
+from screening.potential import OneByOne
 from screening.schema import SYMPREC, structure_columns, structure_from_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ase.calculators.calculator import BaseCalculator
 
     from screening.free_coordinates import Array, FreeCoordinates
+    from screening.minimisation import Minimum
+    from screening.potential import Evaluation, Potential
+
+    Row = Mapping[str, Any]
 
 SHORTEST_DISTANCE = 0.4
 """Angstrom between two atoms, below which no potential means anything."""
@@ -56,9 +63,170 @@ class Relaxed:
     """Largest component of the stress, eV per cubic angstrom."""
 
 
+class Descent:
+    """A crystal on its way down.
+
+    Args:
+        structure: an ordered crystal, in any cell; left as it is.
+        fmax: eV per angstrom.
+        max_steps: how many steps are tried at the most.
+
+    Raises:
+        ExplodedError: if no potential should be asked about it.
+    """
+
+    def __init__(self, structure: Structure, fmax: float, max_steps: int) -> None:
+        self._coordinates, self._numbers = _primitive(structure)
+        self._volume = abs(float(np.linalg.det(self._coordinates.lattice)))
+        self._steps = minimise(self._coordinates, fmax, max_steps)
+        self.lowest = np.inf
+        """The lowest energy so far, eV per atom."""
+        self.n_evaluations = 0
+        self.relaxed: Relaxed | None = None
+        """What it came to; None on the way."""
+        self._asked: Atoms | None = None
+        self._go_on(partial(next, self._steps))
+
+    @property
+    def asked(self) -> Atoms:
+        """The crystal that the potential is to be asked about next."""
+        if self._asked is None:
+            raise ValueError("the crystal is relaxed")
+        return self._asked
+
+    def take(self, evaluation: Evaluation | Exception) -> None:
+        """Take what the potential says of `asked`, and make a step.
+
+        Raises:
+            ExplodedError: if atoms collide, the volume runs away or numbers cease to be finite.
+            Exception: what the potential raised.
+        """
+        if isinstance(evaluation, Exception):
+            raise evaluation
+        self.n_evaluations += 1
+        point = Point(
+            lattice=self.asked.cell.array,
+            positions=self.asked.positions,
+            energy=evaluation.energy,
+            # Potentials computed in single precision break the symmetry by rounding.
+            forces=self._coordinates.symmetrised_forces(evaluation.forces),
+            stress=self._coordinates.symmetrised_stress(evaluation.stress),
+        )
+        try:
+            _check_values(point)
+        except ExplodedError as error:
+            self._go_on(partial(self._steps.throw, error))
+            return
+        self.lowest = min(self.lowest, point.energy / len(point.positions))
+        self._go_on(partial(self._steps.send, point))
+
+    def _go_on(self, step: Callable[[], tuple[Array, Array]]) -> None:
+        """Go to the next crystal that a potential can be asked about, or to the end."""
+        self._asked = None
+        while self._asked is None:
+            try:
+                lattice, positions = step()
+            except StopIteration as end:
+                self.relaxed = self._result(end.value)
+                return
+            try:
+                _check_geometry(self._structure(lattice, positions), self._volume)
+            except ExplodedError as error:
+                step = partial(self._steps.throw, error)
+            else:
+                self._asked = Atoms(self._numbers, cell=lattice, positions=positions, pbc=True)
+
+    def _structure(self, lattice: Array, positions: Array, **how: Any) -> Structure:
+        species = [Element.from_Z(number) for number in self._numbers]
+        return Structure(lattice, species, positions, coords_are_cartesian=True, **how)
+
+    def _result(self, minimum: Minimum) -> Relaxed:
+        point = minimum.point
+        return Relaxed(
+            structure=self._structure(point.lattice, point.positions, to_unit_cell=True),
+            energy=point.energy,
+            converged=minimum.converged,
+            n_steps=minimum.n_steps,
+            max_force=point.max_force,
+            max_stress=float(np.abs(point.stress).max()),
+        )
+
+
+class Descents:
+    """The relaxation of the crystals of rows, together.
+
+    A row is known by its place among the rows; its crystal goes down apart from the others.
+
+    Args:
+        rows: of samples, all of them kept.
+        potential: is asked about crystals.
+        fmax: eV per angstrom.
+        max_steps: how many steps are tried at the most.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], potential: Potential, fmax: float, max_steps: int
+    ) -> None:
+        self._potential = potential
+        self._descents: dict[int, Descent] = {}
+        self.errors: dict[int, str] = {}
+        """Why a row has failed, by its place."""
+        for place, row in enumerate(rows):
+            with self.recorded(place):
+                self._descents[place] = Descent(structure_from_row(row), fmax, max_steps)
+
+    @property
+    def n_evaluations(self) -> int:
+        """How often the potential was asked about a crystal that has not failed."""
+        return sum(descent.n_evaluations for descent in self._descents.values())
+
+    def lowest(self, place: int) -> float | None:
+        """Return the lowest energy of a row's crystal so far, eV per atom; None if it has failed."""
+        return self._descents[place].lowest if place in self._descents else None
+
+    def relaxed(self, place: int) -> Relaxed:
+        """Return what a row's crystal, which went down to the end, has come to.
+
+        Raises:
+            ValueError: if it has failed, or not arrived.
+        """
+        descent = self._descents.get(place)
+        if descent is None or descent.relaxed is None:
+            raise ValueError(self.errors.get(place, "on its way"))
+        return descent.relaxed
+
+    def go_down(self, places: Iterable[int], n_evaluations: int | None = None) -> None:
+        """Relax the crystals of some rows, to the end or for so many evaluations of each."""
+        chosen = list(places)
+        while going := [place for place in chosen if self._has_to_go(place, n_evaluations)]:
+            crystals = [self._descents[place].asked for place in going]
+            answers = self._potential.evaluate(crystals)
+            for place, answer in zip(going, answers, strict=True):
+                with self.recorded(place):
+                    self._descents[place].take(answer)
+
+    def _has_to_go(self, place: int, n_evaluations: int | None) -> bool:
+        descent = self._descents.get(place)
+        return (
+            descent is not None
+            and descent.relaxed is None
+            and (n_evaluations is None or descent.n_evaluations < n_evaluations)
+        )
+
+    @contextmanager
+    def recorded(self, place: int) -> Iterator[None]:
+        """Record what is raised as the error of a row: whatever it is, it ends that row alone."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a bad crystal is a record, whatever it raised
+            text = str(error) if isinstance(error, ExplodedError) else first_line(error)
+            self.errors.setdefault(place, f"relaxation: {text}")
+            self._descents.pop(place, None)
+
+
 @dataclass(frozen=True)
 class RelaxationStage:
-    """Relaxes the crystals of rows, one by one."""
+    """Relaxes the crystals of rows."""
 
     calculator: str
     """``default``, the name of a potential, or ``module:factory``."""
@@ -75,36 +243,49 @@ class RelaxationStage:
     def setup(self) -> None:
         """Load the potential; called once, on the worker."""
         calculator = load_calculator(self.calculator)
-        self._loaded["ase"] = calculator.ase()
+        self._loaded["potential"] = calculator.load()
         self._loaded["label"] = calculator.fingerprint
         self._loaded["correction"] = calculator.correction
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the row of a sample as that of a candidate: relaxed, or failed with an error.
+    def __call__(self, row: Row) -> dict[str, Any]:
+        """Return the row of a sample as that of a candidate: relaxed, or failed with an error."""
+        descents = self.begin([row])
+        descents.go_down([0])
+        return self.candidate(row, descents, 0)
+
+    def begin(self, rows: Sequence[Row]) -> Descents:
+        """Put the crystals of rows at the start of their way down."""
+        return Descents(rows, self._loaded["potential"], self.fmax, self.max_steps)
+
+    def correction(self, structure: Structure) -> float:
+        """Return what the potential's energy of a crystal's cell lacks, eV."""
+        return float(self._loaded["correction"](structure))
+
+    def candidate(self, row: Row, descents: Descents, place: int) -> dict[str, Any]:
+        """Return the candidate that a row has become, at its place in a relaxation.
 
         The row's other columns stay as they are. A crystal that did not converge keeps its energy,
         with ``converged`` false. Energies contain the potential's correction.
         """
-        candidate = {**row, "calculator": self._loaded["label"]}
-        try:
-            relaxed = relax(structure_from_row(row), self._loaded["ase"], self.fmax, self.max_steps)
-            energy = relaxed.energy + self._loaded["correction"](relaxed.structure)
-        except Exception as error:  # noqa: BLE001 - a bad crystal is a record, whatever it raised
-            text = str(error) if isinstance(error, ExplodedError) else first_line(error)
-            return {**candidate, "status": "failed", "error": f"relaxation: {text}"}
-        return {
-            **candidate,
-            **structure_columns(relaxed.structure),
-            "energy": energy,
-            "energy_per_atom": energy / len(relaxed.structure),
-            "converged": relaxed.converged,
-            "n_steps": relaxed.n_steps,
-            "max_force": relaxed.max_force,
-        }
+        columns: dict[str, Any] = {}
+        with descents.recorded(place):
+            relaxed = descents.relaxed(place)
+            energy = relaxed.energy + self.correction(relaxed.structure)
+            columns = {
+                **structure_columns(relaxed.structure),
+                "energy": energy,
+                "energy_per_atom": energy / len(relaxed.structure),
+                "converged": relaxed.converged,
+                "n_steps": relaxed.n_steps,
+                "max_force": relaxed.max_force,
+            }
+        if place in descents.errors:
+            columns = {"status": "failed", "error": descents.errors[place]}
+        return {**row, "calculator": self._loaded["label"], **columns}
 
 
 def relax(structure: Structure, calculator: BaseCalculator, fmax: float, max_steps: int) -> Relaxed:
-    """Relax a crystal in its primitive cell, its space group kept.
+    """Relax one crystal in its primitive cell, its space group kept.
 
     Args:
         structure: an ordered crystal, in any cell; left as it is.
@@ -115,30 +296,11 @@ def relax(structure: Structure, calculator: BaseCalculator, fmax: float, max_ste
     Raises:
         ExplodedError: if atoms collide, the volume runs away or numbers cease to be finite.
     """
-    coordinates, numbers = _primitive(structure)
-    species = [Element.from_Z(number) for number in numbers]
-    volume = abs(float(np.linalg.det(coordinates.lattice)))
-
-    def evaluate(lattice: Array, positions: Array) -> Point:
-        crystal = Structure(lattice, species, positions, coords_are_cartesian=True)
-        _check_geometry(crystal, volume)
-        atoms = Atoms(numbers=numbers, cell=lattice, positions=positions, pbc=True)
-        point = _point(calculator, atoms, coordinates)
-        _check_values(point)
-        return point
-
-    minimum = minimise(coordinates, evaluate, fmax, max_steps)
-    point = minimum.point
-    return Relaxed(
-        structure=Structure(
-            point.lattice, species, point.positions, coords_are_cartesian=True, to_unit_cell=True
-        ),
-        energy=point.energy,
-        converged=minimum.converged,
-        n_steps=minimum.n_steps,
-        max_force=point.max_force,
-        max_stress=float(np.abs(point.stress).max()),
-    )
+    potential = OneByOne(calculator)
+    descent = Descent(structure, fmax, max_steps)
+    while descent.relaxed is None:
+        descent.take(potential.evaluate([descent.asked])[0])
+    return descent.relaxed
 
 
 def _primitive(structure: Structure) -> tuple[FreeCoordinates, list[int]]:
@@ -154,27 +316,6 @@ def _primitive(structure: Structure) -> tuple[FreeCoordinates, list[int]]:
             lattice, frac_coords, numbers = found
         coordinates = free_coordinates(lattice, frac_coords, numbers, SYMPREC)
     return coordinates, [int(number) for number in numbers]
-
-
-def _point(calculator: Any, atoms: Any, coordinates: FreeCoordinates) -> Point:
-    """Ask the potential, and keep of its answer what has the crystal's symmetry.
-
-    Potentials computed in single precision break the symmetry by rounding.
-    """
-    atoms.calc = calculator
-    with warnings.catch_warnings():
-        # CHGNet with torch 2.9 and later; there is nothing that a user could do about it.
-        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True")
-        forces = np.asarray(atoms.get_forces(), dtype=np.float64)
-        stress = np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
-        energy = float(atoms.get_potential_energy())
-    return Point(
-        lattice=atoms.cell.array,
-        positions=atoms.positions,
-        energy=energy,
-        forces=coordinates.symmetrised_forces(forces),
-        stress=coordinates.symmetrised_stress(stress),
-    )
 
 
 def _check_geometry(structure: Structure, initial_volume: float) -> None:
