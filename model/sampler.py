@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from model.noise import NoiseSchedule
 
 _STEPS_DRAWN_AT_ONCE = 32
-VERSION = 3
+VERSION = 4
 """Raised when the same seeds give other samples."""
+_DECISIVE_LEVEL, _DECISIVE_WIDTH = 0.67, 0.2
+"""Around 0.57 angstrom, from 0.2 to 1.6: with less noise a known crystal is found again nearly
+always, with more its Wyckoff positions cannot be told yet."""
 LARGEST_L3 = 60.0
 """No cell length beyond 60 angstrom: a diverging state stays finite, and is recorded as failed."""
 
@@ -152,7 +155,7 @@ def langevin(
                 stream,
                 level,
                 steps=(position_step, length_step),
-                length_temperature=length_temperature,
+                temperatures=(1.0, length_temperature),
             )
             if observe:
                 observe(state, level)
@@ -168,8 +171,9 @@ def predictor_corrector(
     *,
     n_levels: int = 17,
     n_corrections: int = 5,
-    position_step: float = 1.0,
+    position_step: float = 2.0,
     length_step: float = 0.2,
+    position_temperature: float = 0.85,
     length_temperature: float = 0.15,
     observe: Callable[[State, float], None] | None = None,
 ) -> State:
@@ -177,7 +181,9 @@ def predictor_corrector(
 
     At each noise level a few Langevin steps bring the state closer to that level's distribution;
     an ancestral step then leads to the next level. The one repairs what the other cannot: a site
-    that was drawn to the wrong special position.
+    that was drawn to the wrong special position. Most corrections are spent where the noise is
+    half an angstrom or so, because there the Wyckoff positions are chosen. By default a correction
+    goes all the way to the expected clean positions and adds the level's noise anew.
 
     Args:
         estimate: gives the noise of a state.
@@ -186,14 +192,17 @@ def predictor_corrector(
         schedule: noise at each level.
         stream: source of randomness.
         n_levels: noise levels.
-        n_corrections: Langevin steps at each level.
-        position_step: of a correction, in units of the level's variance.
-        length_step: of a correction, in units of the level's variance.
+        n_corrections: Langevin steps at a level, in the mean over the levels.
+        position_step: of a correction, in units of the level's variance; at most 4.
+        length_step: of a correction, in units of the level's variance; at most 4.
+        position_temperature: factor on all noise of the positions.
         length_temperature: factor on all noise of the lengths.
         observe: gets the state and the level after each step.
     """
-    for level, lower in pairwise(np.linspace(1.0, 0.0, n_levels).tolist()):
-        for _ in range(n_corrections):
+    levels = np.linspace(1.0, 0.0, n_levels).tolist()
+    spent = corrections_at_levels(n_levels, n_corrections)
+    for (level, lower), n_here in zip(pairwise(levels), spent, strict=True):
+        for _ in range(n_here):
             state = _langevin_step(
                 estimate,
                 batch,
@@ -202,7 +211,7 @@ def predictor_corrector(
                 stream,
                 level,
                 steps=(position_step, length_step),
-                length_temperature=length_temperature,
+                temperatures=(position_temperature, length_temperature),
             )
             if observe:
                 observe(state, level)
@@ -219,7 +228,7 @@ def predictor_corrector(
         state = _moved(
             batch,
             state,
-            -down_x * noise.positions + up_x * z_x,
+            -down_x * noise.positions + position_temperature * up_x * z_x,
             -down_l * noise.lengths + length_temperature * up_l * z_l,
         )
         if observe:
@@ -261,6 +270,7 @@ def ancestral(
         stream,
         n_levels=n_steps,
         n_corrections=0,
+        position_temperature=1.0,
         length_temperature=length_temperature,
         observe=observe,
     )
@@ -275,21 +285,43 @@ def _langevin_step(
     level: float,
     *,
     steps: tuple[float, float],
-    length_temperature: float,
+    temperatures: tuple[float, float],
 ) -> State:
-    """Go half a step up the score, and add the noise of a whole one."""
+    """Go half a step up the score, and add as much noise as keeps the level's variance.
+
+    Langevin dynamics adds noise of the variance of a step. With steps of finite size that heats:
+    around a place that is certain, a share a = step / 2 of the noise is taken away, of which
+    (1 - a)^2 of the variance is left, so that 1 - (1 - a)^2 = step - step^2 / 4 is missing.
+    """
     levels = torch.full_like(state.l3[:, 0], level)
     sigma_x = schedule.position_sigma(levels)[batch.system, None]
     sigma_l = schedule.length_sigma(levels)[:, None]
     noise = estimate(batch, state.frac_coords, state.l3, levels)
     z_x, z_l = stream.normal()
-    step_x, step_l = steps
+    (step_x, step_l), (warm_x, warm_l) = steps, temperatures
     return _moved(
         batch,
         state,
-        sigma_x * (-0.5 * step_x * noise.positions + step_x**0.5 * z_x),
-        sigma_l * (-0.5 * step_l * noise.lengths + length_temperature * step_l**0.5 * z_l),
+        sigma_x * (-0.5 * step_x * noise.positions + warm_x * _renewed(step_x) * z_x),
+        sigma_l * (-0.5 * step_l * noise.lengths + warm_l * _renewed(step_l) * z_l),
     )
+
+
+def _renewed(step: float) -> float:
+    return float((step - 0.25 * step**2) ** 0.5)
+
+
+def corrections_at_levels(n_levels: int, mean: int) -> list[int]:
+    """Spread corrections over all levels but the last, most where positions are chosen.
+
+    Args:
+        n_levels: noise levels, evenly spread from 1 to 0.
+        mean: corrections per level; their sum is that of equally many at each level.
+    """
+    levels = np.linspace(1.0, 0.0, n_levels)[:-1]
+    weights = np.exp(-0.5 * ((levels - _DECISIVE_LEVEL) / _DECISIVE_WIDTH) ** 2)
+    until = np.rint(np.cumsum(weights) / weights.sum() * mean * len(levels))
+    return [int(number) for number in np.diff(until, prepend=0.0)]
 
 
 def _ancestral_step(sigma: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,7 @@ def test_every_sample_is_accounted_for(copper: CampaignResult) -> None:
         unit = expected[row["sample_id"]]
         assert row["space_group_requested"] == unit.cell.space_group
         assert row["seed"] == unit.seed(unit.sample_ids.index(row["sample_id"]))
-        assert row["generator"] == f"{fingerprints(campaign)['model']}/predictor-corrector-2"
+        assert row["generator"] == f"{fingerprints(campaign)['model']}/predictor-corrector-4"
     kept = {row["sample_id"] for row in samples if row["status"] == "kept"}
     candidates = store.candidates().to_pylist()
     assert {row["sample_id"] for row in candidates} == kept

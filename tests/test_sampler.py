@@ -16,7 +16,16 @@ from model.length_prior import LengthPrior
 from model.multigraph import Batch, make_batch
 from model.network import Noise
 from model.noise import NoiseSchedule
-from model.sampler import SAMPLERS, NoiseStream, State, initial_state, langevin, sampler_name
+from model.sampler import (
+    SAMPLERS,
+    NoiseStream,
+    State,
+    _langevin_step,
+    corrections_at_levels,
+    initial_state,
+    langevin,
+    sampler_name,
+)
 
 N_FREE = {"orthorhombic": 3, "tetragonal": 2, "hexagonal": 2, "cubic": 1}
 PRIOR = LengthPrior(
@@ -92,6 +101,7 @@ class GaussianScore:
                 "n_levels": 200,
                 "n_corrections": 3,
                 "position_step": 0.2,
+                "position_temperature": 1.0,
                 "length_temperature": 1.0,
             },
         ),
@@ -143,6 +153,41 @@ def test_a_cold_lattice_stays_close_to_the_most_probable_one() -> None:
     stream = NoiseStream(range(n_samples), batch)
     end = langevin(score, batch, start, schedule, stream, length_step=0.3, n_steps=40)
     assert end.l3.std().item() < 0.3
+
+
+@pytest.mark.parametrize("step", [0.2, 1.0, 2.0, 3.0])
+def test_corrections_keep_the_noise_of_their_level(step: float) -> None:
+    n_samples, level = 1500, 0.4
+    schedule = NoiseSchedule()
+    sigma = float(schedule.position_sigma(torch.tensor(level)))
+    batch = make_batch([16] * n_samples, [[29]] * n_samples, torch.float64)
+    centre = torch.tensor([0.3, 0.6, 0.2], dtype=torch.float64)
+    l3 = float(l3_from_lengths(torch.tensor(12.0)))
+    certain = GaussianScore(centre, 0.0, l3, 1.0, schedule)
+    state = State(centre.repeat(n_samples, 1), torch.full((n_samples, 3), l3, dtype=torch.float64))
+    stream = NoiseStream(range(n_samples), batch)
+    for _ in range(30):
+        state = _langevin_step(
+            certain,
+            batch,
+            state,
+            schedule,
+            stream,
+            level,
+            steps=(step, 0.2),
+            temperatures=(1.0, 0.0),
+        )
+    off = torch.einsum("nx,nxy->ny", state.frac_coords - centre, batch.lattice(state.l3))
+    assert off.std().item() == pytest.approx(sigma, rel=0.04)
+
+
+def test_corrections_are_spent_where_positions_are_chosen() -> None:
+    spent = corrections_at_levels(17, 5)
+    assert sum(spent) == 80
+    assert spent[0] < max(spent) > 3 * spent[-1]
+    sigma = NoiseSchedule().position_sigma(torch.linspace(1.0, 0.0, 17)[np.argmax(spent)])
+    assert 0.4 < sigma < 0.9
+    assert corrections_at_levels(100, 0) == [0] * 99
 
 
 def test_a_structure_s_noise_does_not_depend_on_its_company() -> None:
