@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from screening.errors import RunError, ScreeningError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from screening.crews import Crew
 
 MAX_ATTEMPTS = 3
 ERROR_LENGTH = 300
@@ -101,6 +103,8 @@ class _Work:
 class _Actor:
     handle: Any
     setup: Any
+    lost_starts: int = 0
+    """Actors before it in its place that died while they loaded."""
     ready: bool = False
     in_flight: deque[tuple[Any, _Work]] = field(default_factory=deque)
 
@@ -117,16 +121,14 @@ class Pool:
         name: str,
         stage: Stage,
         *,
-        size: int,
-        options: dict[str, Any],
+        crew: Crew,
         ahead: int,
         prepare: Callable[[Any], Any] | None,
     ) -> None:
         self.name = name
-        self.size = size
         self._ray = ray
         self._stage = stage
-        self._options = options
+        self._crew = crew
         self._ahead = ahead
         # Made once: each call of `remote` sends the function through the cluster again.
         self._prepare_task = ray.remote(_prepare).options(num_cpus=GRAPH_TASK_CPUS, max_retries=0)
@@ -135,8 +137,15 @@ class Pool:
         self._suspects: deque[_Work] = deque()
         self._open: set[str] = set()
         self._submitted = 0
-        self._lost_starts = 0
-        self._actors = [self._start_actor() for _ in range(size)]
+        self._actors: list[_Actor] = []
+        # Actors for which there is no room any more: they finish what they have.
+        self._leaving: list[_Actor] = []
+        self.resize(crew)
+
+    @property
+    def size(self) -> int:
+        """Number of actors."""
+        return self._crew.size
 
     @property
     def pending(self) -> int:
@@ -161,10 +170,36 @@ class Pool:
         self._submitted += 1
         heappush(self._queue, _Work(priority, self._submitted, key, item))
 
+    def resize(self, crew: Crew) -> None:
+        """Start or end actors; those that end finish what they have, and load nothing to the end.
+
+        Actors that hold another share of a GPU than the crew are replaced.
+        """
+        if crew.num_gpus != self._crew.num_gpus:
+            self._dismiss(self._actors)
+        self._crew = crew
+        # Who has least to finish goes first.
+        spare = sorted(self._actors, key=lambda actor: (actor.ready, len(actor.in_flight)))
+        self._dismiss(spare[: max(0, len(spare) - crew.size)])
+        self._actors += [self._start_actor() for _ in range(crew.size - len(self._actors))]
+
+    def _dismiss(self, actors: Iterable[_Actor]) -> None:
+        for actor in list(actors):
+            self._actors.remove(actor)
+            self._leaving.append(actor)
+            self._let_go(actor)
+
+    def _let_go(self, actor: _Actor) -> None:
+        """End an actor that is to leave as soon as it has nothing left to do."""
+        if actor in self._leaving and not actor.in_flight:
+            self._leaving.remove(actor)
+            self._ray.kill(actor.handle, no_restart=True)
+
     def refs(self) -> list[Any]:
         """Return the object references that the driver waits for."""
         setups = [actor.setup for actor in self._actors if not actor.ready]
-        return setups + [ref for actor in self._actors for ref, _ in actor.in_flight]
+        actors = self._actors + self._leaving
+        return setups + [ref for actor in actors for ref, _ in actor.in_flight]
 
     def dispatch(self) -> None:
         """Hand queued work to the actors, up to the bound of each."""
@@ -192,7 +227,7 @@ class Pool:
 
     def collect(self, ref: Any) -> Iterator[Outcome]:
         """Take in what a finished reference brings: an actor that is ready, results, or a loss."""
-        for actor in self._actors:
+        for actor in self._actors + self._leaving:
             if ref == actor.setup and not actor.ready:
                 self._end_setup(actor)
                 return
@@ -210,16 +245,16 @@ class Pool:
                 raise error.cause from None
             raise RunError(f"{self.name} cannot start: {last_line(error)}") from None
         except errors.RayError as error:
-            self._lost_starts += 1
-            if self._lost_starts == MAX_ATTEMPTS:
+            # A machine that is lost takes many that load with it, but each place only once.
+            lost_starts = actor.lost_starts + 1
+            if lost_starts == MAX_ATTEMPTS:
                 raise RunError(
                     f"{self.name} cannot start: its worker process died {MAX_ATTEMPTS} times "
                     f"while loading ({last_line(error)})"
                 ) from None
-            self._replace(actor)
+            self._replace(actor, lost_starts)
         else:
             actor.ready = True
-            self._lost_starts = 0
 
     def _end_work(self, actor: _Actor, ref: Any, work: _Work) -> Iterator[Outcome]:
         errors = self._ray.exceptions
@@ -227,6 +262,7 @@ class Pool:
             result = self._ray.get(ref)
         except errors.RayTaskError as error:
             actor.in_flight.remove((ref, work))
+            self._let_go(actor)
             if isinstance(error.cause, errors.RayError):  # the graph task's process died
                 yield from self._queue_again(work, error)
             else:
@@ -235,6 +271,7 @@ class Pool:
             yield from self._bury(actor)
         else:
             actor.in_flight.remove((ref, work))
+            self._let_go(actor)
             yield self._close(work, result)
 
     def _bury(self, actor: _Actor) -> Iterator[Outcome]:
@@ -278,20 +315,27 @@ class Pool:
 
     def stop(self) -> None:
         """End the actors."""
-        for actor in self._actors:
+        for actor in self._actors + self._leaving:
             self._ray.kill(actor.handle, no_restart=True)
 
-    def _start_actor(self) -> _Actor:
+    def _start_actor(self, lost_starts: int = 0) -> _Actor:
         remote = self._ray.remote(_Worker).options(
-            max_restarts=0, max_task_retries=0, max_concurrency=1, **self._options
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=1,
+            num_cpus=self._crew.num_cpus,
+            num_gpus=self._crew.num_gpus,
         )
-        handle = remote.remote(self._stage, bool(self._options.get("num_gpus")))
-        return _Actor(handle, handle.setup.remote())
+        handle = remote.remote(self._stage, self._crew.num_gpus > 0)
+        return _Actor(handle, handle.setup.remote(), lost_starts)
 
-    def _replace(self, actor: _Actor) -> None:
+    def _replace(self, actor: _Actor, lost_starts: int = 0) -> None:
         # An actor that is only out of reach would go on with work that is now another's.
         self._ray.kill(actor.handle, no_restart=True)
-        self._actors[self._actors.index(actor)] = self._start_actor()
+        if actor in self._leaving:
+            self._leaving.remove(actor)
+        else:
+            self._actors[self._actors.index(actor)] = self._start_actor(lost_starts)
 
 
 def last_line(error: BaseException) -> str:
