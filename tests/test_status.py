@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from small_results import results
+from small_results import results, write_candidates
 
 from screening.cli import main
 from screening.status import campaign_status, samples_per_hour
@@ -82,7 +82,7 @@ def test_status_before_and_after(tmp_path: Path) -> None:
     assert campaign_status(store)["state"] == "stopped"
     assert campaign_status(store)["samples_per_hour"] is None
     done = results(tmp_path / "done", n_done=8)
-    done.write_candidates([])
+    write_candidates(done, [])
     heartbeat(done, state="finished", seconds_left=0.0)
     assert campaign_status(done)["state"] == "finished"
 
