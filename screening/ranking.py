@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from screening.cluster import Cluster
-    from screening.pool import Outcome
+    from screening.pool import Outcome, Stage
     from screening.progress import Progress
     from screening.references import References
 
@@ -108,6 +108,7 @@ def rank(
     references: References,
     progress: Progress,
     take: Callable[[pa.Table], None],
+    stage: Stage | None = None,
 ) -> dict[str, float]:
     """Rank the candidates of a campaign, its chemical systems and their formulas side by side.
 
@@ -117,6 +118,7 @@ def rank(
         references: The reference phases.
         progress: Counts the systems.
         take: Gets the rows of each system as it is ranked, as `CANDIDATE_SCHEMA`, in no order.
+        stage: What the workers do; `RankingStage` when absent.
 
     Returns:
         The seconds that each step took, summed over systems.
@@ -127,7 +129,7 @@ def rank(
     if not most:
         return {}
     pool = cluster.elastic_pool(
-        RANKING, RankingStage(), lambda cpus, _: Crew(min(cpus, most), RELAXER_CPUS)
+        RANKING, stage or RankingStage(), lambda cpus, _: Crew(min(cpus, most), RELAXER_CPUS)
     )
     while ranking.queue or pool.pending:
         while ranking.queue and pool.pending < pool.capacity:
