@@ -49,6 +49,7 @@ METRICS = {
     "failed": "Items of a stage that failed.",
     "workers": "Workers of a stage.",
     "busy_s": "Seconds that workers spent on a stage, summed over workers.",
+    "available_s": "Seconds that a stage's workers were there, summed over workers.",
 }
 """Gauges in Ray's metrics, with the prefix screening_."""
 
