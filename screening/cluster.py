@@ -231,8 +231,8 @@ class Cluster:
             ahead: As for `pool`.
             prepare: As for `pool`.
         """
-        now = crew(self.cpus, self.gpus)
-        pool = Pool(self._ray, name, stage, crew=now, ahead=ahead, prepare=prepare)
+        pool = Pool(self._ray, name, stage, ahead=ahead, prepare=prepare)
+        pool.resize(crew(self.cpus, self.gpus), self._machines.cores)
         self._pools[pool] = crew
         return pool
 
@@ -249,9 +249,9 @@ class Cluster:
         self._followed_at = time.monotonic()
         if self._address is not None:
             self._machines.ask(more=self.could_use_more)
-        cpus, gpus = self.cpus, self.gpus
+        cpus, gpus, cores = self.cpus, self.gpus, self._machines.cores
         for pool, crew in self._pools.items():
-            pool.resize(crew(cpus, gpus))
+            pool.resize(crew(cpus, gpus), cores)
 
     def publish(self, campaign: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
         """Show how far a campaign is on Ray's dashboard, and to Prometheus through Ray.

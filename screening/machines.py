@@ -27,6 +27,11 @@ class Machines:
         self._asked: list[Any] = []
 
     @property
+    def cores(self) -> dict[str, float]:
+        """Numbers of cores of the machines that have some, by Ray's name of the machine."""
+        return {name: size["CPU"] for name, size in self._sizes().items()}
+
+    @property
     def cpus(self) -> int:
         """Number of cores, at least one."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
@@ -35,6 +40,15 @@ class Machines:
     def gpus(self) -> int:
         """Number of GPUs."""
         return int(self._ray.cluster_resources().get("GPU", 0))
+
+    def _sizes(self) -> dict[str, dict[str, float]]:
+        """Return the GPUs and cores of the machines that have cores, by name."""
+        alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        return {
+            name: {kind: has.get(kind, 0.0) for kind in ("GPU", "CPU")}
+            for name, has in alive.items()
+            if has.get("CPU")
+        }
 
     def ask(self, *, more: bool) -> None:
         """Say whether more machines would be of use: as many again as there are, each the largest.
@@ -46,9 +60,7 @@ class Machines:
             self._asked.remove(group)
         if not more:
             return
-        sizes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        sizes = [{name: size.get(name, 0) for name in ("GPU", "CPU")} for size in sizes]
-        sizes = [size for size in sizes if size["CPU"]]
+        sizes = list(self._sizes().values())
         for _ in range(len(sizes) - len(self._asked)):
             largest = max(sizes, key=lambda size: (size["GPU"], size["CPU"]))
             self._asked.append(_placement_groups().placement_group([largest]))

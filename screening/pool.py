@@ -7,19 +7,19 @@ and took less time. So the driver replaces an actor that died and queues its wor
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
+from screening.crews import Crew
 from screening.errors import RunError, ScreeningError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from screening.crews import Crew
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 MAX_ATTEMPTS = 3
 ERROR_LENGTH = 300
@@ -103,6 +103,8 @@ class _Work:
 class _Actor:
     handle: Any
     setup: Any
+    machine: str | None
+    """Where it was started; None where Ray chose."""
     lost_starts: int = 0
     """Actors before it in its place that died while they loaded."""
     ready: bool = False
@@ -112,7 +114,7 @@ class _Actor:
 class Pool:
     """Actors that hold the same stage, and the work that waits for them.
 
-    Created by `Cluster.pool`. Work is begun by priority (lower first), then in order of submission.
+    Created by `Cluster.pool`, without actors until it is resized. Work is begun by priority (lower first), then in order of submission.
     """
 
     def __init__(
@@ -121,14 +123,14 @@ class Pool:
         name: str,
         stage: Stage,
         *,
-        crew: Crew,
         ahead: int,
         prepare: Callable[[Any], Any] | None,
     ) -> None:
         self.name = name
         self._ray = ray
         self._stage = stage
-        self._crew = crew
+        self._crew = Crew(0, 0.0)
+        self._cores: Mapping[str, float] = {}
         self._ahead = ahead
         # Made once: each call of `remote` sends the function through the cluster again.
         self._prepare_task = ray.remote(_prepare).options(num_cpus=GRAPH_TASK_CPUS, max_retries=0)
@@ -140,7 +142,6 @@ class Pool:
         self._actors: list[_Actor] = []
         # Actors for which there is no room any more: they finish what they have.
         self._leaving: list[_Actor] = []
-        self.resize(crew)
 
     @property
     def size(self) -> int:
@@ -170,18 +171,22 @@ class Pool:
         self._submitted += 1
         heappush(self._queue, _Work(priority, self._submitted, key, item))
 
-    def resize(self, crew: Crew) -> None:
+    def resize(self, crew: Crew, cores: Mapping[str, float]) -> None:
         """Start or end actors; those that end finish what they have, and load nothing to the end.
 
-        Actors that hold another share of a GPU than the crew are replaced.
+        Args:
+            crew: How many there shall be. Those that hold another share of a GPU are replaced.
+            cores: Numbers of cores of the machines.
         """
+        self._cores = cores
         if crew.num_gpus != self._crew.num_gpus:
             self._dismiss(self._actors)
         self._crew = crew
         # Who has least to finish goes first.
         spare = sorted(self._actors, key=lambda actor: (actor.ready, len(actor.in_flight)))
         self._dismiss(spare[: max(0, len(spare) - crew.size)])
-        self._actors += [self._start_actor() for _ in range(crew.size - len(self._actors))]
+        while len(self._actors) < crew.size:
+            self._actors.append(self._start_actor())
 
     def _dismiss(self, actors: Iterable[_Actor]) -> None:
         for actor in list(actors):
@@ -319,15 +324,28 @@ class Pool:
             self._ray.kill(actor.handle, no_restart=True)
 
     def _start_actor(self, lost_starts: int = 0) -> _Actor:
+        machine = self._emptiest_machine()
         remote = self._ray.remote(_Worker).options(
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=1,
             num_cpus=self._crew.num_cpus,
             num_gpus=self._crew.num_gpus,
+            scheduling_strategy=_on(machine) if machine else "DEFAULT",
         )
         handle = remote.remote(self._stage, self._crew.num_gpus > 0)
-        return _Actor(handle, handle.setup.remote(), lost_starts)
+        return _Actor(handle, handle.setup.remote(), machine, lost_starts)
+
+    def _emptiest_machine(self) -> str | None:
+        """Return the machine with the fewest actors of this pool for its cores.
+
+        Actors reserve parts of cores, so that Ray by itself would put them all on few machines. How
+        many have room beside a GPU it counts itself.
+        """
+        if self._crew.num_gpus or not self._cores:
+            return None
+        taken = Counter(actor.machine for actor in self._actors)
+        return min(self._cores, key=lambda name: ((taken[name] + 1) / self._cores[name], name))
 
     def _replace(self, actor: _Actor, lost_starts: int = 0) -> None:
         # An actor that is only out of reach would go on with work that is now another's.
@@ -335,7 +353,14 @@ class Pool:
         if actor in self._leaving:
             self._leaving.remove(actor)
         else:
-            self._actors[self._actors.index(actor)] = self._start_actor(lost_starts)
+            self._actors.remove(actor)
+            self._actors.append(self._start_actor(lost_starts))
+
+
+def _on(machine: str) -> Any:
+    """Return Ray's word for a machine to start on; another one, should it be gone."""
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    return strategies.NodeAffinitySchedulingStrategy(machine, soft=True)
 
 
 def last_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
     python coming_and_going.py DIRECTORY
 
 Prints what happened as JSON. Each sample is the same crystal, at once; its relaxation leaves the name
-of its machine in a file, and one in four waits until the second machine has come and gone.
+of its machine and process in a file, and one in four waits until the second machine has come and gone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ generator: {unit_size: 4}
 references: prototypes
 """
 MOST_S = 240.0
+MOST_CORES = 3
 GONE = "gone"
 
 
@@ -70,7 +72,8 @@ class Relaxed:
         import ray  # noqa: PLC0415 - of the worker's process
 
         directory = Path(self.directory)
-        (directory / row["sample_id"]).write_text(ray.get_runtime_context().get_node_id())
+        where = f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
+        (directory / row["sample_id"]).write_text(where)
         while row["sample_id"].endswith("3") and not (directory.parent / GONE).exists():
             time.sleep(0.05)
         return {**row, "energy": float(row["seed"] % 97), "converged": True}
@@ -90,11 +93,13 @@ class Script:
         self.machine: Any = None
         self.is_lost = False
         self.workers: list[int] = []
+        self.on_each: list[int] = []
         self.began = time.monotonic()
 
-    def where(self) -> set[str]:
-        """Return the machines that have relaxed something."""
-        return {path.read_text() for path in self.done.iterdir()} - {""}
+    def relaxers(self) -> Counter[str]:
+        """Return how many processes of each machine have relaxed something."""
+        found = {path.read_text() for path in self.done.iterdir()} - {""}
+        return Counter(where.split()[0] for where in found)
 
     def show(self, progress: Progress) -> None:
         """Look at the pools, and change the cluster."""
@@ -104,7 +109,8 @@ class Script:
             self.workers.append(workers)
         if self.machine is None and progress.stages[RELAXATION].done:
             self.machine = self.cluster.add_node(num_cpus=2)
-        elif not self.is_lost and len(self.where()) > 1:
+        elif not self.is_lost and self.relaxers().total() == MOST_CORES:
+            self.on_each = sorted(self.relaxers().values())
             self.cluster.remove_node(self.machine, allow_graceful=False)
             self.is_lost = True
         elif self.is_lost and workers == 1:
@@ -157,8 +163,7 @@ def main() -> None:
     energies = all(row["energy"] == float(row["seed"] % 97) for row in relaxed)
     found = {
         "workers": view.workers,
-        "machines": len(view.where()),
-        "lost": view.is_lost,
+        "on_each": view.on_each,
         "as_undisturbed": [*is_as_undisturbed, energies],
     }
     sys.stdout.write(json.dumps(found))

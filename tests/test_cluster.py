@@ -212,12 +212,12 @@ def test_actors_are_replaced_where_their_share_of_a_gpu_changes(cluster: Cluster
     pool.submit("one", 1)
     drain(cluster, pool)
     (before,) = pool._actors
-    pool.resize(Crew(size=1, num_cpus=0.4))
+    pool.resize(Crew(size=1, num_cpus=0.4), {})
     assert pool._actors == [before]
-    pool.resize(Crew(size=1, num_cpus=0.4, num_gpus=0.5))  # waits: there is none here
+    pool.resize(Crew(size=1, num_cpus=0.4, num_gpus=0.5), {})  # waits: there is none here
     (waiting,) = pool._actors
     assert waiting is not before
-    pool.resize(Crew(size=1, num_cpus=0.4))
+    pool.resize(Crew(size=1, num_cpus=0.4), {})
     pool.submit("two", 2)
     (outcome,) = drain(cluster, pool)
     assert outcome.value[0] == 4
