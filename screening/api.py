@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    import pyarrow as pa
     from pymatgen.core import Structure
 
     from screening.campaign import Campaign as Settings
@@ -203,7 +202,9 @@ class Campaign:
         Raises:
             UserError: If nothing has been ranked yet.
         """
-        frame: pd.DataFrame = (self._best() if best_only else self._store.candidates()).to_pandas()
+        frame: pd.DataFrame = (
+            self._store.best() if best_only else self._store.candidates()
+        ).to_pandas()
         return frame
 
     def structures(self, top: int | None = None) -> list[Structure]:
@@ -222,7 +223,7 @@ class Campaign:
         from screening.schema import structure_from_row
 
         found = []
-        for row in self._best().slice(0, top).to_pylist():
+        for row in self._store.best(top).to_pylist():
             structure = structure_from_row(row)
             structure.properties = {name: row[name] for name in _PROPERTIES}
             found.append(structure)
@@ -233,17 +234,6 @@ class Campaign:
         from screening.report import report_campaign
 
         return report_campaign(self._store, out)
-
-    def _best(self) -> pa.Table:
-        """Return the distinct candidates with a place against the hull, the lowest first."""
-        import pyarrow as pa
-
-        from screening.export import best
-
-        table = self._store.candidates()
-        keys = table.select(["sample_id", "e_above_hull", "is_representative", "converged"])
-        rows = [{**row, "place": place} for place, row in enumerate(keys.to_pylist())]
-        return table.take(pa.array([row["place"] for row in best(rows)], pa.int64()))
 
     @property
     def _store(self) -> Store:
@@ -257,8 +247,8 @@ class Campaign:
 
         head = f"<p><b>{escape(self.settings.name)}</b>, results in {escape(self.out)}</p>"
         try:
-            table = self.results(best_only=True)
+            table = self._store.best(_MOST_SHOWN, _SHOWN).to_pandas()
         except ScreeningError:
             return head + self.plan()._repr_html_()
-        shown: str = table.loc[:, list(_SHOWN)].head(_MOST_SHOWN).to_html()
+        shown: str = table.to_html()
         return head + shown

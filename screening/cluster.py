@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from screening.crews import Crew
 from screening.errors import RunError, UserError
+from screening.machines import Machines
 from screening.pool import MAX_ATTEMPTS, Outcome, Pool, last_line
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from screening.pool import Stage
 
 OBJECT_STORE_BYTES = 256 * 2**20
+FOLLOW_S = 2.0
+"""How often pools are fitted to the machines that are there, s."""
 CONNECT_TIMEOUT_S = 5.0
 TOO_SLOW = "timed out during startup"
 """Words of the error of a Ray node that was not there within 30 s."""
@@ -45,6 +49,7 @@ METRICS = {
     "failed": "Items of a stage that failed.",
     "workers": "Workers of a stage.",
     "busy_s": "Seconds that workers spent on a stage, summed over workers.",
+    "available_s": "Seconds that a stage's workers were there, summed over workers.",
 }
 """Gauges in Ray's metrics, with the prefix screening_."""
 
@@ -87,9 +92,13 @@ class Cluster:
         self._num_cpus = num_cpus
         self._ray: Any = None
         self._directory: str | None = None
-        self._pools: list[Pool] = []
+        self._machines: Machines
+        self._pools: dict[Pool, Callable[[int, int], Crew]] = {}
+        self._followed_at = float("-inf")
         self._gauges: dict[str, Any] = {}
         self._owned = False
+        self.could_use_more = False
+        """Whether there is work for more machines; in a cluster that was joined they are asked for."""
 
     def __enter__(self) -> Self:
         local = {} if self._address else {**LOCAL_RAY, **WORKER_ENVIRONMENT}
@@ -108,6 +117,7 @@ class Cluster:
                 except BaseException:  # Ctrl-C too: nothing of Ray must stay behind
                     self._stop()
                     raise
+        self._machines = Machines(self._ray)
         return self
 
     def _start(self) -> None:
@@ -158,6 +168,7 @@ class Cluster:
     ) -> None:
         for pool in list(self._pools):
             self.close(pool)
+        self._machines.ask(more=False)
         self._stop()
 
     def _stop(self) -> None:
@@ -169,12 +180,12 @@ class Cluster:
     @property
     def cpus(self) -> int:
         """Number of cores, at least one."""
-        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        return self._machines.cpus
 
     @property
     def gpus(self) -> int:
         """Number of GPUs."""
-        return int(self._ray.cluster_resources().get("GPU", 0))
+        return self._machines.gpus
 
     def pool(
         self,
@@ -187,7 +198,7 @@ class Cluster:
         ahead: int = 2,
         prepare: Callable[[Any], Any] | None = None,
     ) -> Pool:
-        """Start actors that hold a stage.
+        """Start actors that hold a stage, always as many.
 
         Args:
             name: How messages and outcomes call the pool.
@@ -199,18 +210,48 @@ class Cluster:
             prepare: A function of one piece of work that runs as a task of its own beforehand;
                 its result goes from the task to the actor without passing through the driver.
         """
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        pool = Pool(
-            self._ray, name, stage, size=size, options=options, ahead=ahead, prepare=prepare
-        )
-        self._pools.append(pool)
+        crew = Crew(size, num_cpus, num_gpus)
+        return self.elastic_pool(name, stage, lambda *_: crew, ahead=ahead, prepare=prepare)
+
+    def elastic_pool(
+        self,
+        name: str,
+        stage: Stage,
+        crew: Callable[[int, int], Crew],
+        *,
+        ahead: int = 2,
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> Pool:
+        """Start actors that hold a stage, as many as there is room for while machines come and go.
+
+        Args:
+            name: As for `pool`.
+            stage: As for `pool`.
+            crew: From the numbers of cores and GPUs of the cluster to the actors.
+            ahead: As for `pool`.
+            prepare: As for `pool`.
+        """
+        pool = Pool(self._ray, name, stage, ahead=ahead, prepare=prepare)
+        pool.resize(crew(self.cpus, self.gpus), self._machines.cores)
+        self._pools[pool] = crew
         return pool
 
     def close(self, pool: Pool) -> None:
         """End a pool's actors, whatever they do, and free what they had reserved; once or more."""
         if pool in self._pools:
             pool.stop()
-            self._pools.remove(pool)
+            del self._pools[pool]
+
+    def _follow_machines(self) -> None:
+        """Fit the pools to the machines that are there."""
+        if time.monotonic() < self._followed_at + FOLLOW_S:
+            return
+        self._followed_at = time.monotonic()
+        if self._address is not None:
+            self._machines.ask(more=self.could_use_more)
+        cpus, gpus, cores = self.cpus, self.gpus, self._machines.cores
+        for pool, crew in self._pools.items():
+            pool.resize(crew(cpus, gpus), cores)
 
     def publish(self, campaign: str, stages: Mapping[str, Mapping[str, Any]]) -> None:
         """Show how far a campaign is on Ray's dashboard, and to Prometheus through Ray.
@@ -238,6 +279,7 @@ class Cluster:
         Raises:
             RunError: a pool's stage cannot be set up on any worker.
         """
+        self._follow_machines()
         for pool in self._pools:
             pool.dispatch()
         refs = [ref for pool in self._pools for ref in pool.refs()]

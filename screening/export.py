@@ -15,7 +15,7 @@ from screening.errors import RunError, UserError, first_line, shown
 from screening.schema import SYMPREC, structure_from_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pymatgen.core import Structure
@@ -26,21 +26,6 @@ if TYPE_CHECKING:
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
 _LONGEST_PART = 60
-
-
-def best(rows: Iterable[Row]) -> list[Row]:
-    """Return the distinct candidates that have a place against the hull, the lowest first.
-
-    A crystal that did not converge is in the table, but never among the best.
-    """
-    placed = [
-        row
-        for row in rows
-        if row["e_above_hull"] is not None
-        and row["is_representative"] is not False
-        and row["converged"] is not False
-    ]
-    return sorted(placed, key=lambda row: (row["e_above_hull"], row["sample_id"]))
 
 
 def export_candidates(store: Store, top: int, file_format: str, out: Path) -> list[Path]:
@@ -64,7 +49,7 @@ def export_candidates(store: Store, top: int, file_format: str, out: Path) -> li
         raise UserError(f"--format is {shown(file_format)}; allowed: {allowed}")
     if top < 1:
         raise UserError(f"--top is {top}; allowed: an integer from 1")
-    ranked = best(store.candidates().to_pylist())[:top]
+    ranked = store.best(top).to_pylist()
     write, suffix = FORMATS.get(file_format, (None, ""))
     paths = [out / f"{file_stem(rank, row)}{suffix}" for rank, row in enumerate(ranked, start=1)]
     try:

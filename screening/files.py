@@ -8,10 +8,17 @@ import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
 
 from screening.errors import RunError, UserError
 from screening.object_store import is_remote, open_remote_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Value = TypeVar("_Value")
 
 _TEMPORARY = ".tmp-"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -22,6 +29,9 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
+
+    def read_parts(self, name: str, use: Callable[[pa.NativeFile], _Value]) -> _Value:
+        """Return what a function makes of a file in which it reads here and there."""
 
     def write(self, name: str, content: Any) -> None:
         """Replace a file at once: a reader finds the old content or the new, never a part."""
@@ -51,6 +61,11 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
         return (self.directory / name).read_bytes()
+
+    def read_parts(self, name: str, use: Callable[[pa.NativeFile], _Value]) -> _Value:
+        """Return what a function makes of a file in which it reads here and there."""
+        with pa.OSFile(str(self.directory / name)) as file:
+            return use(file)
 
     def write(self, name: str, content: Any) -> None:
         """Write beside the target, flush to the disk, rename, and flush the rename."""

@@ -1,6 +1,7 @@
 """What a campaign has found, counted and ordered for its report.
 
-Everything here goes from rows to plain values: no file is read and nothing is drawn.
+Everything here goes from rows to plain values: no file is read and nothing is drawn. Rows are met
+one by one, since there may be millions.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from screening.chemistry import space_group_symbol
-from screening.export import best
+from screening.schema import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     Row = Mapping[str, Any]
 
@@ -66,30 +70,37 @@ class Interval:
         return self.samples / (self.end_h - self.begin_h)
 
 
-def funnel(samples: Sequence[Row], candidates: Sequence[Row]) -> list[Stage]:
+def funnel(samples: Iterable[Row], candidates: Iterable[Row]) -> list[Stage]:
     """Count what became of the samples, stage by stage.
 
     Args:
         samples: Every sample, with ``status``, ``reason`` and ``error``.
         candidates: Those that were passed on to relaxation, ranked or not.
     """
-    kept = sum(row["status"] == "kept" for row in samples)
-    stages = [Stage("samples drawn", len(samples), _counted(_why_not_kept, samples))]
-    name, count, left = "passed on to relaxation", kept, list(candidates)
-    # Where a finished campaign is resumed, what is new has no place in the ranking yet.
-    waiting = (("not ranked yet", kept - len(left)),) if kept > len(left) else ()
-    for next_name, why_not in _STEPS:
-        stages.append(Stage(name, count, _counted(why_not, left) + waiting))
-        left = [row for row in left if why_not(row) is None]
-        name, count, waiting = next_name, len(left), ()
+    filtered: Counter[str] = Counter()
+    kept = 0
+    for row in samples:
+        if (reason := _why_not_kept(row)) is None:
+            kept += 1
+        else:
+            filtered[reason] += 1
+    losses: list[Counter[str]] = [Counter() for _ in _STEPS]
+    n_candidates = 0
+    for row in candidates:
+        n_candidates += 1
+        for lost, (_, why_not) in zip(losses, _STEPS, strict=True):
+            if (reason := why_not(row)) is not None:
+                lost[reason] += 1
+                break
+    if kept > n_candidates:
+        # Where a finished campaign is resumed, what is new has no place in the ranking yet.
+        losses[0]["not ranked yet"] = kept - n_candidates
+    stages = [Stage("samples drawn", kept + filtered.total(), tuple(filtered.most_common()))]
+    name, count = "passed on to relaxation", kept
+    for (next_name, _), lost in zip(_STEPS, losses, strict=True):
+        stages.append(Stage(name, count, tuple(lost.most_common())))
+        name, count = next_name, count - lost.total()
     return [*stages, Stage(name, count)]
-
-
-def _counted(
-    why_not: Callable[[Row], str | None], rows: Iterable[Row]
-) -> tuple[tuple[str, int], ...]:
-    reasons = Counter(reason for row in rows if (reason := why_not(row)) is not None)
-    return tuple(reasons.most_common())
 
 
 def _why_not_kept(row: Row) -> str | None:
@@ -144,7 +155,7 @@ _STEPS: tuple[tuple[str, Callable[[Row], str | None]], ...] = (
     ("novel, on the hull or below it", _why_not_stable),
 )
 """The stages after relaxation has begun, and why a row does not reach each; the first four are
-the conditions of :func:`screening.export.best`."""
+the conditions of :func:`screening.selection.best_places`."""
 
 
 def failures(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
@@ -168,15 +179,15 @@ def failures(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
     ]
 
 
-def heat_map(ranked: Sequence[Row]) -> HeatMap:
+def heat_map(ranked: pa.Table) -> HeatMap:
     """Find the best candidate of each space group and each choice of sites.
 
     Args:
         ranked: Candidates, the best first.
     """
-    several = len({row["chemical_system"] for row in ranked}) > 1
+    several = len(ranked["chemical_system"].unique()) > 1
     first: dict[tuple[int, str], Row] = {}
-    for row in ranked:
+    for row in rows_of(ranked):
         sites = _pattern(row["site_counts"]) if several else row["site_counts"]
         first.setdefault((row["space_group_requested"], sites), row)
     columns = tuple(sorted({sites for _, sites in first}, key=lambda sites: (len(sites), sites)))
@@ -236,18 +247,26 @@ class Findings:
     """The lowest that matches no reference phase."""
 
 
-def findings(candidates: Iterable[Row]) -> Findings:
-    """Return the headline figures of a campaign's candidates."""
-    ranked = best(candidates)
-    novel = [row for row in ranked if row["is_novel"]]
+def findings(ranked: pa.Table) -> Findings:
+    """Return the headline figures of a campaign.
+
+    Args:
+        ranked: The distinct candidates with a place against the hull, the best first.
+    """
+    novel = ranked.filter(ranked["is_novel"])
+    heights = novel["e_above_hull"]
     return Findings(
-        distinct=len(ranked),
-        novel=len(novel),
-        near=sum(row["e_above_hull"] <= NEAR_HULL for row in novel),
-        stable=sum(row["e_above_hull"] <= 0 for row in novel),
-        best=ranked[0] if ranked else None,
-        best_novel=novel[0] if novel else None,
+        distinct=ranked.num_rows,
+        novel=novel.num_rows,
+        near=_count(pc.less_equal(heights, NEAR_HULL)),
+        stable=_count(pc.less_equal(heights, 0.0)),
+        best=next(rows_of(ranked), None),
+        best_novel=next(rows_of(novel), None),
     )
+
+
+def _count(conditions: pa.ChunkedArray) -> int:
+    return int(pc.sum(conditions, min_count=0).as_py())
 
 
 @lru_cache

@@ -25,6 +25,8 @@ from screening.errors import RunError, UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
 _Value = TypeVar("_Value")
 
 PAUSES_S = (1.0, 4.0, 15.0)
@@ -61,6 +63,15 @@ class RemoteFiles:
         def read() -> bytes:
             with self.filesystem.open_input_stream(self._path(name)) as stream:
                 return bytes(stream.read())
+
+        return _persistently(read)
+
+    def read_parts(self, name: str, use: Callable[[pa.NativeFile], _Value]) -> _Value:
+        """Return what a function makes of a file in which it reads here and there."""
+
+        def read() -> _Value:
+            with self.filesystem.open_input_file(self._path(name)) as file:
+                return use(file)
 
         return _persistently(read)
 

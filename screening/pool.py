@@ -7,17 +7,19 @@ and took less time. So the driver replaces an actor that died and queues its wor
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
+from screening.crews import Crew
 from screening.errors import RunError, ScreeningError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 MAX_ATTEMPTS = 3
 ERROR_LENGTH = 300
@@ -101,6 +103,10 @@ class _Work:
 class _Actor:
     handle: Any
     setup: Any
+    machine: str | None
+    """Where it was started; None where Ray chose."""
+    lost_starts: int = 0
+    """Actors before it in its place that died while they loaded."""
     ready: bool = False
     in_flight: deque[tuple[Any, _Work]] = field(default_factory=deque)
 
@@ -108,7 +114,7 @@ class _Actor:
 class Pool:
     """Actors that hold the same stage, and the work that waits for them.
 
-    Created by `Cluster.pool`. Work is begun by priority (lower first), then in order of submission.
+    Created by `Cluster.pool`, without actors until it is resized. Work is begun by priority (lower first), then in order of submission.
     """
 
     def __init__(
@@ -117,16 +123,14 @@ class Pool:
         name: str,
         stage: Stage,
         *,
-        size: int,
-        options: dict[str, Any],
         ahead: int,
         prepare: Callable[[Any], Any] | None,
     ) -> None:
         self.name = name
-        self.size = size
         self._ray = ray
         self._stage = stage
-        self._options = options
+        self._crew = Crew(0, 0.0)
+        self._cores: Mapping[str, float] = {}
         self._ahead = ahead
         # Made once: each call of `remote` sends the function through the cluster again.
         self._prepare_task = ray.remote(_prepare).options(num_cpus=GRAPH_TASK_CPUS, max_retries=0)
@@ -135,8 +139,14 @@ class Pool:
         self._suspects: deque[_Work] = deque()
         self._open: set[str] = set()
         self._submitted = 0
-        self._lost_starts = 0
-        self._actors = [self._start_actor() for _ in range(size)]
+        self._actors: list[_Actor] = []
+        # Actors for which there is no room any more: they finish what they have.
+        self._leaving: list[_Actor] = []
+
+    @property
+    def size(self) -> int:
+        """Number of actors."""
+        return self._crew.size
 
     @property
     def pending(self) -> int:
@@ -161,10 +171,40 @@ class Pool:
         self._submitted += 1
         heappush(self._queue, _Work(priority, self._submitted, key, item))
 
+    def resize(self, crew: Crew, cores: Mapping[str, float]) -> None:
+        """Start or end actors; those that end finish what they have, and load nothing to the end.
+
+        Args:
+            crew: How many there shall be. Those that hold another share of a GPU are replaced.
+            cores: Numbers of cores of the machines.
+        """
+        self._cores = cores
+        if crew.num_gpus != self._crew.num_gpus:
+            self._dismiss(self._actors)
+        self._crew = crew
+        # Who has least to finish goes first.
+        spare = sorted(self._actors, key=lambda actor: (actor.ready, len(actor.in_flight)))
+        self._dismiss(spare[: max(0, len(spare) - crew.size)])
+        while len(self._actors) < crew.size:
+            self._actors.append(self._start_actor())
+
+    def _dismiss(self, actors: Iterable[_Actor]) -> None:
+        for actor in list(actors):
+            self._actors.remove(actor)
+            self._leaving.append(actor)
+            self._let_go(actor)
+
+    def _let_go(self, actor: _Actor) -> None:
+        """End an actor that is to leave as soon as it has nothing left to do."""
+        if actor in self._leaving and not actor.in_flight:
+            self._leaving.remove(actor)
+            self._ray.kill(actor.handle, no_restart=True)
+
     def refs(self) -> list[Any]:
         """Return the object references that the driver waits for."""
         setups = [actor.setup for actor in self._actors if not actor.ready]
-        return setups + [ref for actor in self._actors for ref, _ in actor.in_flight]
+        actors = self._actors + self._leaving
+        return setups + [ref for actor in actors for ref, _ in actor.in_flight]
 
     def dispatch(self) -> None:
         """Hand queued work to the actors, up to the bound of each."""
@@ -192,7 +232,7 @@ class Pool:
 
     def collect(self, ref: Any) -> Iterator[Outcome]:
         """Take in what a finished reference brings: an actor that is ready, results, or a loss."""
-        for actor in self._actors:
+        for actor in self._actors + self._leaving:
             if ref == actor.setup and not actor.ready:
                 self._end_setup(actor)
                 return
@@ -210,16 +250,16 @@ class Pool:
                 raise error.cause from None
             raise RunError(f"{self.name} cannot start: {last_line(error)}") from None
         except errors.RayError as error:
-            self._lost_starts += 1
-            if self._lost_starts == MAX_ATTEMPTS:
+            # A machine that is lost takes many that load with it, but each place only once.
+            lost_starts = actor.lost_starts + 1
+            if lost_starts == MAX_ATTEMPTS:
                 raise RunError(
                     f"{self.name} cannot start: its worker process died {MAX_ATTEMPTS} times "
                     f"while loading ({last_line(error)})"
                 ) from None
-            self._replace(actor)
+            self._replace(actor, lost_starts)
         else:
             actor.ready = True
-            self._lost_starts = 0
 
     def _end_work(self, actor: _Actor, ref: Any, work: _Work) -> Iterator[Outcome]:
         errors = self._ray.exceptions
@@ -227,6 +267,7 @@ class Pool:
             result = self._ray.get(ref)
         except errors.RayTaskError as error:
             actor.in_flight.remove((ref, work))
+            self._let_go(actor)
             if isinstance(error.cause, errors.RayError):  # the graph task's process died
                 yield from self._queue_again(work, error)
             else:
@@ -235,6 +276,7 @@ class Pool:
             yield from self._bury(actor)
         else:
             actor.in_flight.remove((ref, work))
+            self._let_go(actor)
             yield self._close(work, result)
 
     def _bury(self, actor: _Actor) -> Iterator[Outcome]:
@@ -278,20 +320,47 @@ class Pool:
 
     def stop(self) -> None:
         """End the actors."""
-        for actor in self._actors:
+        for actor in self._actors + self._leaving:
             self._ray.kill(actor.handle, no_restart=True)
 
-    def _start_actor(self) -> _Actor:
+    def _start_actor(self, lost_starts: int = 0) -> _Actor:
+        machine = self._emptiest_machine()
         remote = self._ray.remote(_Worker).options(
-            max_restarts=0, max_task_retries=0, max_concurrency=1, **self._options
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=1,
+            num_cpus=self._crew.num_cpus,
+            num_gpus=self._crew.num_gpus,
+            scheduling_strategy=_on(machine) if machine else "DEFAULT",
         )
-        handle = remote.remote(self._stage, bool(self._options.get("num_gpus")))
-        return _Actor(handle, handle.setup.remote())
+        handle = remote.remote(self._stage, self._crew.num_gpus > 0)
+        return _Actor(handle, handle.setup.remote(), machine, lost_starts)
 
-    def _replace(self, actor: _Actor) -> None:
+    def _emptiest_machine(self) -> str | None:
+        """Return the machine with the fewest actors of this pool for its cores.
+
+        Actors reserve parts of cores, so that Ray by itself would put them all on few machines. How
+        many have room beside a GPU it counts itself.
+        """
+        if self._crew.num_gpus or not self._cores:
+            return None
+        taken = Counter(actor.machine for actor in self._actors)
+        return min(self._cores, key=lambda name: ((taken[name] + 1) / self._cores[name], name))
+
+    def _replace(self, actor: _Actor, lost_starts: int = 0) -> None:
         # An actor that is only out of reach would go on with work that is now another's.
         self._ray.kill(actor.handle, no_restart=True)
-        self._actors[self._actors.index(actor)] = self._start_actor()
+        if actor in self._leaving:
+            self._leaving.remove(actor)
+        else:
+            self._actors.remove(actor)
+            self._actors.append(self._start_actor(lost_starts))
+
+
+def _on(machine: str) -> Any:
+    """Return Ray's word for a machine to start on; another one, should it be gone."""
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    return strategies.NodeAffinitySchedulingStrategy(machine, soft=True)
 
 
 def last_line(error: BaseException) -> str:

@@ -44,6 +44,8 @@ class StageProgress:
     """Items that this run did."""
     busy_s: float = 0.0
     """Seconds that workers spent on them, summed over workers, s."""
+    available_s: float = 0.0
+    """Seconds that the workers of its pool were there since it began, summed over workers, s."""
     workers: int = 1
     """Workers of its pool."""
     began_at: float | None = None
@@ -72,6 +74,7 @@ class StageProgress:
             "failed": self.failed,
             "workers": self.workers,
             "busy_s": round(self.busy_s, 3),
+            "available_s": round(self.available_s, 3),
             "wall_s": round(self.wall_s, 3),
         }
 
@@ -175,7 +178,9 @@ class Progress:
         stage.failed += failed
         stage.measured += items
         stage.busy_s += busy_s
-        stage.ended_at = self._clock()
+        now = self._clock()
+        stage.available_s += stage.workers * (now - (stage.ended_at or now))
+        stage.ended_at = now
         self._foresee()
 
     def _foresee(self) -> None:

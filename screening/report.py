@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from screening.errors import UserError
-from screening.export import best
 from screening.figures import Phase, hull_svg, signed, throughput_svg, typeset
 from screening.findings import (
     NEAR_HULL,
@@ -31,7 +32,16 @@ from screening.findings import (
 )
 from screening.grid import grid_size
 from screening.progress import HEARTBEAT, RUNS, duration
-from screening.report_data import CANDIDATE_COLUMNS, LARGEST_TABLE, TABLE_COLUMNS, page_data
+from screening.report_data import (
+    CANDIDATE_COLUMNS,
+    CRYSTAL_COLUMNS,
+    LARGEST_TABLE,
+    MOST_CRYSTALS,
+    TABLE_COLUMNS,
+    page_data,
+)
+from screening.schema import rows_of
+from screening.selection import best_places
 from screening.store import CANDIDATES
 
 if TYPE_CHECKING:
@@ -73,9 +83,11 @@ class CampaignResults:
     fingerprint: str
     """Fingerprint of the campaign with its model, calculator and references."""
     candidates: pa.Table
-    """Rows of ``candidates.parquet``."""
+    """The columns `CANDIDATE_COLUMNS` of ``candidates.parquet``."""
     samples: pa.Table
     """The columns ``sample_id``, ``status``, ``reason`` and ``error`` of every sample."""
+    crystals: Sequence[Row] = field(default_factory=tuple)
+    """The columns `CRYSTAL_COLUMNS` of the best candidates, in order."""
     references: Sequence[Row] = field(default_factory=tuple)
     """Reference phases: ``formula`` and ``energy_per_atom`` in eV, None where it failed."""
     size: GridSize | None = None
@@ -122,7 +134,10 @@ def read_results(store: Store) -> CampaignResults:
         settings=campaign.resolved(),
         fingerprint=store.fingerprint,
         # Until the end of a campaign there is no hull, but what was relaxed can be counted.
-        candidates=store.candidates() if is_ranked else store.read_relaxed(),
+        candidates=store.candidates(CANDIDATE_COLUMNS)
+        if is_ranked
+        else store.read_relaxed(columns=CANDIDATE_COLUMNS),
+        crystals=store.best(MOST_CRYSTALS, CRYSTAL_COLUMNS).to_pylist() if is_ranked else [],
         samples=store.read_samples(columns=_SAMPLE_COLUMNS),
         references=_references(store),
         size=grid_size(campaign),
@@ -134,11 +149,11 @@ def read_results(store: Store) -> CampaignResults:
 
 def render_report(results: CampaignResults) -> str:
     """Return the report as the text of one HTML file."""
-    candidates = results.candidates.select(CANDIDATE_COLUMNS).to_pylist()
-    ranked = best(candidates)
-    samples = results.samples.select(_SAMPLE_COLUMNS).to_pylist()
-    systems = list(dict.fromkeys(row["chemical_system"] for row in ranked))
-    data = page_data(ranked, results.candidates)
+    candidates, samples = results.candidates, results.samples
+    ranked = candidates.take(best_places(candidates))
+    shown = ranked.slice(0, LARGEST_TABLE).to_pylist()
+    systems = ranked["chemical_system"].unique().to_pylist()
+    data = page_data(shown, results.crystals)
     style, scripts = _text("report.css"), [_text(name) for name in _SCRIPTS]
     return _template().render(
         policy=_policy(style, scripts),
@@ -152,25 +167,25 @@ def render_report(results: CampaignResults) -> str:
         sources=_distinct(candidates, ("generator", "calculator", "hull_source")),
         asked=_asked(results.settings),
         size=results.size,
-        found=findings(candidates),
+        found=findings(ranked),
         near_hull=NEAR_HULL,
         n_units=len(results.marks),
         is_ranked=results.is_ranked,
         **_effort(results.runs),
-        n_samples=len(samples),
-        n_relaxed=sum(row["energy_per_atom"] is not None for row in candidates),
+        n_samples=samples.num_rows,
+        n_relaxed=candidates.num_rows - candidates["energy_per_atom"].null_count,
         n_references=sum(row["energy_per_atom"] is not None for row in results.references),
-        n_ranked=len(ranked),
+        n_ranked=ranked.num_rows,
         largest_table=LARGEST_TABLE,
-        ranked=ranked,
+        ranked=shown,
         elements=sorted({element for system in systems for element in system.split("-")}),
-        groups=sorted({row["space_group_it_number"] for row in ranked} - {None}),
+        groups=sorted(ranked["space_group_it_number"].drop_null().unique().to_pylist()),
         hulls=_hulls(systems[:MOST_HULLS], ranked, results.references),
         n_systems=len(systems),
         heat_map=heat_map(ranked),
-        funnel=funnel(samples, candidates),
+        funnel=funnel(rows_of(samples), rows_of(candidates)),
         throughput=Markup(throughput_svg(throughput(results.marks, _begin(results.runs)))),  # noqa: S704 - our own markup
-        failures=failures([*samples, *candidates]),
+        failures=failures(chain(rows_of(samples), rows_of(candidates))),
     )
 
 
@@ -190,7 +205,7 @@ def _references(store: Store) -> list[Row]:
 
 
 def _hulls(
-    systems: Iterable[str], ranked: Sequence[Row], references: Sequence[Row]
+    systems: Iterable[str], ranked: pa.Table, references: Sequence[Row]
 ) -> list[tuple[str, Markup]]:
     """Draw the systems whose hull can be drawn."""
     known = [
@@ -203,20 +218,24 @@ def _hulls(
         for row in references
         if row["energy_per_atom"] is not None
     ]
-    candidates: dict[str, list[Phase]] = {}
-    for row in ranked:
-        candidates.setdefault(row["chemical_system"], []).append(
-            Phase(
-                row["chemical_formula_reduced"],
-                row["energy_per_atom"],
-                row["e_above_hull"],
-                row["space_group_it_number"],
-                row["sample_id"],
-            )
-        )
-    drawn = [(system, hull_svg(system, candidates[system], known)) for system in systems]
+    drawn = [(system, hull_svg(system, _phases(ranked, system), known)) for system in systems]
     # The markup comes from screening.svg, which escapes the text that it writes.
     return [(system, Markup(svg)) for system, svg in drawn if svg]  # noqa: S704
+
+
+def _phases(ranked: pa.Table, system: str) -> list[Phase]:
+    """Return the candidates of a chemical system as phases."""
+    rows = ranked.filter(pc.equal(ranked["chemical_system"], system))
+    return [
+        Phase(
+            row["chemical_formula_reduced"],
+            row["energy_per_atom"],
+            row["e_above_hull"],
+            row["space_group_it_number"],
+            row["sample_id"],
+        )
+        for row in rows_of(rows)
+    ]
 
 
 def _asked(settings: Mapping[str, Any]) -> list[str]:
@@ -259,10 +278,10 @@ def _begin(runs: Sequence[Row]) -> float | None:
     return min((run["updated_at"] - run["elapsed_s"] for run in runs), default=None)
 
 
-def _distinct(rows: Sequence[Row], columns: Iterable[str]) -> dict[str, str]:
+def _distinct(rows: pa.Table, columns: Iterable[str]) -> dict[str, str]:
     """The values of the columns that name where numbers come from."""
     return {
-        column: ", ".join(sorted({str(row[column]) for row in rows if row[column] is not None}))
+        column: ", ".join(sorted(rows[column].drop_null().unique().to_pylist()))
         for column in columns
     }
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-
 from screening.findings import space_group_name
 from screening.scenes import scene
 from screening.schema import structure_from_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Row = Mapping[str, Any]
 
@@ -45,9 +43,10 @@ CANDIDATE_COLUMNS = (
     "calculator",
     "generator",
 )
-"""What the report needs of every candidate; the structures of the best are read apart."""
+"""What the report needs of every candidate."""
+CRYSTAL_COLUMNS = ("lattice_vectors", "species_at_sites", "cartesian_site_positions", "cif")
+"""What it needs besides of the crystals that can be looked at."""
 
-_STRUCTURE_COLUMNS = ("lattice_vectors", "species_at_sites", "cartesian_site_positions", "cif")
 _DECIMALS = 5
 
 
@@ -79,20 +78,20 @@ TABLE_COLUMNS = (
 """Titles in the order in which they are shown."""
 
 
-def page_data(ranked: Sequence[Row], candidates: pa.Table) -> dict[str, Any]:
+def page_data(ranked: Sequence[Row], crystals: Iterable[Row]) -> dict[str, Any]:
     """Return what the page's script works on, as JSON values.
 
     Args:
-        ranked: The distinct candidates, the best first.
-        candidates: The table that they come from, for the structures.
+        ranked: The distinct candidates that the table shows, the best first.
+        crystals: The columns `CRYSTAL_COLUMNS` of the first of them.
     """
-    rows = [_table_row(row) for row in ranked[:LARGEST_TABLE]]
+    rows = [_table_row(row) for row in ranked]
     groups = {row["group"] for row in rows} - {None}
     return {
         "columns": list(rows[0]) if rows else [],
         "rows": [list(row.values()) for row in rows],
         "groups": {number: space_group_name(number) for number in groups},
-        "scenes": _scenes(ranked[:MOST_CRYSTALS], candidates),
+        "scenes": [{**scene(structure_from_row(row)), "cif": row["cif"]} for row in crystals],
     }
 
 
@@ -112,14 +111,6 @@ def _table_row(row: Row) -> dict[str, Any]:
         "neutral": row["smact_valid"],
         "sample": row["sample_id"],
     }
-
-
-def _scenes(best_rows: Sequence[Row], candidates: pa.Table) -> list[dict[str, Any]]:
-    """Return the crystals of some candidates, in their order."""
-    places = {identity: i for i, identity in enumerate(candidates["sample_id"].to_pylist())}
-    wanted = pa.array([places[row["sample_id"]] for row in best_rows], pa.int64())
-    crystals = candidates.select(_STRUCTURE_COLUMNS).take(wanted).to_pylist()
-    return [{**scene(structure_from_row(crystal)), "cif": crystal["cif"]} for crystal in crystals]
 
 
 def _finite(number: float | None) -> float | None:

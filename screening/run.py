@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
 
 from screening.cluster import Cluster
 from screening.errors import RunError, ScreeningError
-from screening.export import best, cif_text, file_stem
+from screening.export import cif_text, file_stem
 from screening.grid import grid_size
 from screening.ledger import total
 from screening.plan import RELAXATION_S, SAMPLING_S
 from screening.progress import HEARTBEAT, RUNS, Progress, StageProgress
+from screening.ranked_runs import RankedRuns
 from screening.ranking import RANKING, rank
 from screening.references import References
 from screening.report import report_campaign
@@ -66,7 +71,6 @@ class Run:
         self.campaign = campaign
         self.parts = parts
         self.references = References(campaign, store)
-        self.rows: list[Row] = []
         self.ranking_s: dict[str, float] = {}
         self.machine: dict[str, int] = {}
         self.earlier_runs: list[dict[str, Any]] = []
@@ -107,19 +111,22 @@ class Run:
 
     def _rank(self, cluster: Cluster) -> None:
         """Compare candidates with each other and with the reference phases, system by system."""
-        systems: dict[str, list[Row]] = defaultdict(list)
-        for row in self.store.read_relaxed().to_pylist():
-            systems[row["chemical_system"]].append(row)
+        systems = self.store.relaxed_systems()
         self.progress.stages[RANKING].total = len(systems)
         self.progress.do("removing duplicates and placing candidates on the hull")
-        self.rows, self.ranking_s = rank(cluster, systems, self.references, self.progress)
-        self.machine = {"cpus": cluster.cpus, "gpus": cluster.gpus}
+        with tempfile.TemporaryDirectory(prefix="ranking-") as directory:
+            runs = RankedRuns(Path(directory))
+            self.ranking_s = rank(cluster, systems, self.references, self.progress, runs.add)
+            self.machine = {"cpus": cluster.cpus, "gpus": cluster.gpus}
+            self.progress.do("writing the table")
+            began = time.perf_counter()
+            self.store.write_candidates(runs.merged())
+            self.ranking_s["table"] = round(time.perf_counter() - began, 3)
 
     def _publish(self) -> CampaignResult:
-        self.progress.do("writing the table, the crystals and the report")
+        self.progress.do("writing the crystals and the report")
         began = time.perf_counter()
-        self.store.write_candidates(self.rows)
-        top = [dict(row) for row in best(self.rows)[:BEST]]
+        top = self.store.best(BEST).to_pylist()
         self._write_crystals(top)
         report_campaign(self.store)
         summary = self._summary(time.perf_counter() - began)
@@ -139,15 +146,16 @@ class Run:
     def _summary(self, publishing_s: float) -> dict[str, Any]:
         """Count what came of every unit and sample, and add up the seconds of each stage."""
         marks = self.store.marks(["state", *STATUSES])
+        candidates = self.store.candidates(["status", "is_representative", "converged"])
         this_run = self.progress.snapshot()
         return {
             "campaign": self.campaign.name,
             "fingerprints": self.store.fingerprints,
             "units": dict(Counter(marks["state"].to_pylist())),
             "samples": {status: total(marks, status) for status in STATUSES},
-            "candidates": dict(Counter(row["status"] for row in self.rows)),
-            "distinct": sum(row["is_representative"] is True for row in self.rows),
-            "converged": sum(row["converged"] is True for row in self.rows),
+            "candidates": dict(Counter(candidates["status"].to_pylist())),
+            "distinct": pc.sum(candidates["is_representative"], min_count=0).as_py(),
+            "converged": pc.sum(candidates["converged"], min_count=0).as_py(),
             "this_run": {
                 **self.machine,
                 "wall_s": this_run["elapsed_s"],

@@ -11,10 +11,12 @@ import spglib
 from pymatgen.core import Structure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SYMPREC = 0.01
 """Å. The tolerance of the group that is found: samples lie exactly on their Wyckoff positions."""
+
+_ROWS_AT_A_TIME = 1024
 
 STATUSES = ("kept", "filtered", "failed")
 
@@ -140,6 +142,12 @@ def table_from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.
         if row.get("status") not in STATUSES and "status" in schema.names:
             raise ValueError(f"status must be one of {STATUSES}, got {row.get('status')!r}")
     return pa.Table.from_pylist([_plain(row) for row in rows], schema=schema)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, of which few at a time are Python's objects."""
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+        yield from batch.to_pylist()
 
 
 def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:

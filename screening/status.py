@@ -36,7 +36,8 @@ def campaign_status(store: Store, now: float | None = None) -> dict[str, Any]:
 
     Returns:
         Plain values: the state (``running``, ``finished``, ``stopped``), units and samples by
-        state, samples per hour, and the seconds that are left (None when nothing is running).
+        state, samples per hour, the seconds that are left (None when nothing is running), and for
+        each stage of the latest run its workers and the part of their time that they were busy.
 
     Raises:
         UserError: if there is no campaign.
@@ -79,6 +80,7 @@ def campaign_status(store: Store, now: float | None = None) -> dict[str, Any]:
         "seconds_left": _seconds_left(heartbeat, size.n_samples - drawn, per_hour)
         if is_running
         else None,
+        "stages": _stages(heartbeat),
         "errors": {mark["unit_id"]: mark["error"] or "" for mark in failed.to_pylist()},
     }
 
@@ -116,6 +118,12 @@ def status_text(status: dict[str, Any]) -> str:
         f"candidates  {status['relaxed']} relaxed",
         f"throughput  {f'{rate:.0f} samples an hour' if rate else 'not known yet'}",
     ]
+    if status["stages"]:
+        busy = [
+            f"{name} {stage['workers']} ({stage['utilisation']:.0%} busy)"
+            for name, stage in status["stages"].items()
+        ]
+        lines.append(f"workers     {', '.join(busy)}")
     if status["state"] == "running":
         lines.append(f"time left   {'not known yet' if left is None else duration(left)}")
     if status["state"] == "stopped":
@@ -133,6 +141,19 @@ def _seconds_left(
     if isinstance(told, (int, float)):
         return float(told)
     return 3600.0 * samples_left / per_hour if per_hour else None
+
+
+def _stages(heartbeat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the workers of each stage that has begun do; those of one pool share their time."""
+    stages = {name: _mapping(stage) for name, stage in _mapping(heartbeat.get("stages")).items()}
+    return {
+        name: {
+            "workers": int(_number(stage, "workers")),
+            "utilisation": round(_number(stage, "busy_s") / available_s, 3),
+        }
+        for name, stage in stages.items()
+        if (available_s := _number(stage, "available_s")) > 0
+    }
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -20,11 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -40,9 +43,12 @@ from screening.schema import (
     table_from_rows,
     with_all_columns,
 )
+from screening.selection import BEST_COLUMNS, best_places
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from screening.grid import Unit
 
@@ -290,16 +296,31 @@ class Store:
         """Read the relaxed rows of the finished units; see ``read_samples``."""
         return self._read_units(1, CANDIDATE_SCHEMA, chemical_system, columns)
 
+    def relaxed_systems(self) -> dict[str, Callable[[], pa.Table]]:
+        """Return for each chemical system a function that reads its relaxed rows.
+
+        For the run that works on the campaign: others may find that a file has been merged.
+        """
+        systems: dict[str, list[str]] = defaultdict(list)
+        for table in self._tables():
+            systems[_system_of(table)].append(_table_paths(table)[1])
+        return {
+            system: partial(self._read_tables, paths, CANDIDATE_SCHEMA)
+            for system, paths in systems.items()
+        }
+
+    def _tables(self) -> list[str]:
+        """Return the names of the tables that hold the finished units' rows."""
+        marks = self.marks(["unit_id", "table"])
+        return sorted(pc.coalesce(marks["table"], marks["unit_id"]).unique().to_pylist())
+
     def _read_units(
         self, place: int, schema: pa.Schema, system: str | None, columns: Sequence[str]
     ) -> pa.Table:
-        if columns:
-            schema = pa.schema([schema.field(name) for name in columns])
+        schema = _part_of(schema, columns)
         tries_left = _TRIES
         while True:
-            marks = self.marks(["unit_id", "table"])
-            tables = sorted(pc.coalesce(marks["table"], marks["unit_id"]).unique().to_pylist())
-            wanted = [table for table in tables if system in (None, _system_of(table))]
+            wanted = [table for table in self._tables() if system in (None, _system_of(table))]
             try:
                 return self._read_tables([_table_paths(table)[place] for table in wanted], schema)
             except RunError as error:
@@ -310,24 +331,58 @@ class Store:
 
     # Results -------------------------------------------------------------------------------
 
-    def write_candidates(self, rows: pa.Table | Sequence[_Row]) -> None:
-        """Write the ranked table of candidates."""
-        table = rows if isinstance(rows, pa.Table) else table_from_rows(rows, CANDIDATE_SCHEMA)
-        self._write_table(CANDIDATES, table.cast(CANDIDATE_SCHEMA))
+    def write_candidates(self, pieces: Iterable[pa.Table]) -> None:
+        """Write the ranked table of candidates, of which one piece is in memory at a time.
 
-    def candidates(self) -> pa.Table:
+        Args:
+            pieces: Tables of `CANDIDATE_SCHEMA`, in order.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        schema = CANDIDATE_SCHEMA.with_metadata(self._fingerprint_metadata())
+        with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+            try:
+                with pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
+                    for piece in pieces:
+                        writer.write_table(piece.cast(schema))
+                content = pa.memory_map(file.name).read_buffer()
+            except OSError as error:
+                raise RunError(f"{file.name} cannot be written: {reason(error)}") from None
+            write_file(self.files, self.uri, CANDIDATES, content)
+
+    def candidates(self, columns: Sequence[str] = ()) -> pa.Table:
         """Read the ranked table of candidates.
+
+        Args:
+            columns: of ``CANDIDATE_SCHEMA``; all when empty.
 
         Raises:
             UserError: if there is none yet.
         """
+        self._require_candidates()
+        return self._read_parquet(CANDIDATES, _part_of(CANDIDATE_SCHEMA, columns))
+
+    def best(self, top: int | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """Read the distinct candidates with a place against the hull, the lowest first.
+
+        Args:
+            top: how many, at the most; all when None.
+            columns: of ``CANDIDATE_SCHEMA``; all when empty.
+
+        Raises:
+            UserError: if there is no table of candidates yet.
+        """
+        places = best_places(self.candidates(BEST_COLUMNS))[:top].to_numpy()
+        return self._read_parquet(CANDIDATES, _part_of(CANDIDATE_SCHEMA, columns), places)
+
+    def _require_candidates(self) -> None:
         self.require()
         if not self.files.exists(CANDIDATES):
             raise UserError(
                 f"{self.uri} has no {CANDIDATES} yet; `screening resume {self.uri}` finishes the "
                 f"campaign"
             )
-        return self._read_tables([CANDIDATES], CANDIDATE_SCHEMA)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write another table, for example ``references/Cu-K.parquet``."""
@@ -362,36 +417,70 @@ class Store:
     # ---------------------------------------------------------------------------------------
 
     def _write_table(self, name: str, table: pa.Table) -> None:
-        marks = {f"fingerprint.{part}": mark for part, mark in self.fingerprints.items()}
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
+        metadata = {**(table.schema.metadata or {}), **self._fingerprint_metadata()}
+        table = table.replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_file(self.files, self.uri, name, sink.getvalue())
+
+    def _fingerprint_metadata(self) -> dict[str, str]:
+        return {f"fingerprint.{part}": mark for part, mark in self.fingerprints.items()}
 
     def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
         except OSError as error:
-            kind = MissingFileError if isinstance(error, FileNotFoundError) else RunError
-            raise kind(f"{self.uri}/{name} cannot be read: {reason(error)}") from None
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: str, error: OSError) -> RunError:
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else RunError
+        return kind(f"{self.uri}/{name} cannot be read: {reason(error)}")
 
     def _remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(READERS) as pool:
             list(pool.map(self.files.remove, names))
 
     def _read_tables(self, names: Sequence[str], schema: pa.Schema) -> pa.Table:
-        def read(name: str) -> pa.Table:
-            try:
-                file = pq.ParquetFile(pa.BufferReader(self._read(name)))
-                present = [column for column in schema.names if column in file.schema_arrow.names]
-                table = file.read(columns=present)
-            except pa.ArrowException as error:
-                raise RunError(f"{self.uri}/{name} is damaged: {reason(error)}") from None
-            return with_all_columns(table, schema).replace_schema_metadata(None)
-
         with ThreadPoolExecutor(READERS) as pool:
-            tables = list(pool.map(read, names))
+            tables = list(pool.map(lambda name: self._read_parquet(name, schema), names))
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def _read_parquet(
+        self, name: str, schema: pa.Schema, places: NDArray[np.uint64] | None = None
+    ) -> pa.Table:
+        """Read columns of a table, of all rows or of those at some places and in their order."""
+
+        def read(source: pa.NativeFile) -> pa.Table:
+            file = pq.ParquetFile(source)
+            present = [column for column in schema.names if column in file.schema_arrow.names]
+            if places is None:
+                return file.read(columns=present)
+            return _rows_at(file, present, places)
+
+        try:
+            table = self.files.read_parts(name, read)
+        except pa.ArrowException as error:
+            raise RunError(f"{self.uri}/{name} is damaged: {reason(error)}") from None
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        return with_all_columns(table, schema).replace_schema_metadata(None)
+
+
+def _part_of(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([schema.field(name) for name in columns]) if columns else schema
+
+
+def _rows_at(file: pq.ParquetFile, columns: list[str], places: NDArray[np.uint64]) -> pa.Table:
+    """Read rows of a Parquet file by their places, from the row groups that hold them."""
+    wanted = np.sort(places).astype(np.int64)
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    starts = np.cumsum([0, *sizes])
+    parts = [file.schema_arrow.empty_table().select(columns)]
+    for group, (start, end) in enumerate(pairwise(starts)):
+        inside = wanted[(wanted >= start) & (wanted < end)]
+        if len(inside):
+            parts.append(file.read_row_group(group, columns).take(pa.array(inside - start)))
+    return pa.concat_tables(parts).take(pa.array(np.argsort(np.argsort(places))))
 
 
 def _system_of(table: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from screening.chemistry import space_group_symbol
-from screening.export import best
 from screening.store import CANDIDATES
 
 if TYPE_CHECKING:
@@ -13,6 +12,14 @@ if TYPE_CHECKING:
     from screening.store import Store
 
 _PRODUCTS = (("table", CANDIDATES), ("crystals", "cif"), ("report", "report.html"))
+_SHOWN = (
+    "chemical_formula_reduced",
+    "space_group_it_number",
+    "e_above_hull",
+    "sample_id",
+    "is_novel",
+    "matched_reference_id",
+)
 _HEADER = ("", "formula", "space group", "e_above_hull", "sample", "")
 
 
@@ -23,8 +30,8 @@ def summary_text(store: Store, top: int) -> str:
         store: a campaign's results.
         top: how many candidates, at the most.
     """
-    ranked = best(store.candidates().to_pylist())
-    lines = _aligned([_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked[:top], 1))])
+    ranked = store.best(top, _SHOWN).to_pylist()
+    lines = _aligned([_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked, 1))])
     if not ranked:
         lines = ["no candidate has a place against the hull: the report says what became of them"]
     failed = store.marks(["state"])["state"].to_pylist().count("failed")

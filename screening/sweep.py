@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from screening.crews import relaxation_crew, sampling_crew
 from screening.graphs import prepare_unit
 from screening.grid import units
 from screening.ledger import total
@@ -39,12 +39,6 @@ REFERENCES = "references"
 SAMPLERS = "sampling"
 RELAXERS = "relaxation"
 
-# One sampler keeps many relaxers in work: on two cores a sample takes 0.3 s, and its relaxation
-# ten times that. All of them reserve fractions, so that a sampler shares the cores with as many
-# relaxers as there are cores; what it leaves, they use, and when it is done they have it all.
-CPUS_PER_SAMPLER = 8
-RELAXER_CPUS = 0.5
-SAMPLER_CPUS = 0.4
 _WAITING_PER_RELAXER = 48
 """Crystals that wait for a relaxer, before sampling pauses."""
 _COMPACT_AT = 512
@@ -177,7 +171,11 @@ class Sweep:
                     self._take_candidate(outcome)
             if self._all_queued and not samplers.pending:
                 cluster.close(samplers)  # the memory and the cores it held are the relaxers'
+            cluster.could_use_more = not self._all_queued or relaxers.pending > relaxers.capacity
+            for stage in self._progress.stages.values():
+                stage.workers = (samplers if stage.pool == SAMPLERS else relaxers).size
             self._progress.tick()
+        cluster.could_use_more = False
         cluster.close(samplers)
         cluster.close(relaxers)
 
@@ -188,21 +186,13 @@ class Sweep:
         return unit is not None or phase is not None
 
     def _start(self, cluster: Cluster, num_samplers: int | None) -> tuple[Pool, Pool]:
-        n_samplers = num_samplers or cluster.gpus or max(1, cluster.cpus // CPUS_PER_SAMPLER)
-        samplers_per_gpu = ceil(n_samplers / cluster.gpus) if cluster.gpus else 0
-        relaxers = cluster.pool(
-            RELAXERS, self._stages.relaxation, size=cluster.cpus, num_cpus=RELAXER_CPUS, ahead=1
-        )
-        samplers = cluster.pool(
+        relaxers = cluster.elastic_pool(RELAXERS, self._stages.relaxation, relaxation_crew, ahead=1)
+        samplers = cluster.elastic_pool(
             SAMPLERS,
             self._stages.sampling,
-            size=n_samplers,
-            num_cpus=min(SAMPLER_CPUS, SAMPLER_CPUS * cluster.cpus / n_samplers),
-            num_gpus=1 / samplers_per_gpu if samplers_per_gpu else 0,
+            sampling_crew(num_samplers),
             prepare=self._stages.prepare,
         )
-        for stage in self._progress.stages.values():
-            stage.workers = n_samplers if stage.pool == SAMPLERS else relaxers.size
         return samplers, relaxers
 
     def _feed(self, samplers: Pool, relaxers: Pool) -> bool:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Lattice, Structure
 
 from screening.campaign import Campaign
 from screening.report import CampaignResults
+from screening.report_data import CRYSTAL_COLUMNS, MOST_CRYSTALS
 from screening.schema import (
     CANDIDATE_SCHEMA,
     SAMPLE_SCHEMA,
     structure_columns,
     table_from_rows,
 )
+from screening.selection import best_places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import pyarrow as pa
 
 CESIUM_CHLORIDE = Structure.from_spacegroup(
     "Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -93,6 +100,11 @@ SAMPLES = [
 ]
 
 
+def ranked(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    table = table_from_rows(rows, CANDIDATE_SCHEMA)
+    return table.take(best_places(table))
+
+
 def results(**changes: Any) -> CampaignResults:
     settings = {**SETTINGS, **changes.pop("settings", {})}
     candidates = changes.pop("candidates", CANDIDATES)
@@ -102,6 +114,7 @@ def results(**changes: Any) -> CampaignResults:
         "fedcba9876543210",
         table_from_rows(candidates, CANDIDATE_SCHEMA),
         table_from_rows(samples, SAMPLE_SCHEMA),
+        ranked(candidates).slice(0, MOST_CRYSTALS).select(CRYSTAL_COLUMNS).to_pylist(),
         REFERENCES,
         **changes,
     )

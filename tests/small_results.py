@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Lattice, Structure
 
 from screening.campaign import Campaign
 from screening.grid import units
-from screening.schema import STRUCTURE_COLUMNS, structure_columns
+from screening.schema import (
+    CANDIDATE_SCHEMA,
+    STRUCTURE_COLUMNS,
+    structure_columns,
+    table_from_rows,
+)
 from screening.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 CAMPAIGN = """
@@ -52,3 +58,8 @@ def results(directory: Path, n_done: int = 0, n_failed: int = 0) -> Store:
             error=None if is_done else "RuntimeError: lost",
         )
     return store
+
+
+def write_candidates(store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table of candidates with these rows, in their order."""
+    store.write_candidates([table_from_rows(rows, CANDIDATE_SCHEMA)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from report_results import CANDIDATES, CESIUM_CHLORIDE, ROCK_SALT, SETTINGS
+from small_results import write_candidates
 
 from model import load_model
 from screening import Campaign
@@ -34,7 +35,7 @@ def campaign(tmp_path: Path) -> Campaign:
     made = Campaign.from_settings(tmp_path / "results", chemical_systems=["Cs-Cl"], **KEYS)
     store = Store(made.out)
     store.initialise(made.settings.resolved(), "fedcba9876543210")
-    store.write_candidates(CANDIDATES)
+    write_candidates(store, CANDIDATES)
     return made
 
 

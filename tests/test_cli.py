@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from small_results import CAMPAIGN, CESIUM_CHLORIDE, results
+from small_results import CAMPAIGN, CESIUM_CHLORIDE, results, write_candidates
 
 from model.checkpoint import load_checkpoint
 from screening import cli
@@ -76,7 +76,7 @@ def test_export_prints_the_files_it_wrote(
     tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
     store = results(tmp_path / "r")
-    store.write_candidates([candidate("a-000", 0.02), candidate("b-000", 0.01)])
+    write_candidates(store, [candidate("a-000", 0.02), candidate("b-000", 0.01)])
     status, out, err = call(
         "export", tmp_path / "r", "--top", 5, "--format", "cif", "--out", tmp_path / "c"
     )
@@ -88,11 +88,12 @@ def test_export_prints_the_files_it_wrote(
 
 def test_summary_lists_the_best_and_where_things_lie(tmp_path: Path) -> None:
     store = results(tmp_path, n_done=7, n_failed=1)
-    store.write_candidates(
+    write_candidates(
+        store,
         [
             candidate("a-000", 0.0211),
             candidate("b-000", -0.0137, is_novel=True, matched_reference_id=None),
-        ]
+        ],
     )
     store.write_text("report.html", "<html>")
     lines = summary_text(store, 10).splitlines()
@@ -108,7 +109,7 @@ def test_summary_lists_the_best_and_where_things_lie(tmp_path: Path) -> None:
 def test_campaign_of_which_nothing_came_is_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results(tmp_path, n_failed=8).write_candidates([])
+    write_candidates(results(tmp_path, n_failed=8), [])
     with pytest.raises(RunError, match="every unit failed, the first with: RuntimeError: lost"):
         cli._print_best(str(tmp_path))
     assert "no candidate has a place against the hull" in capsys.readouterr().out

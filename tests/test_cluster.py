@@ -22,7 +22,9 @@ from faulty_stages import (
     fragile_double,
 )
 
+from screening import cluster as cluster_module
 from screening.cluster import LOCAL_RAY, Cluster
+from screening.crews import Crew, relaxation_crew, sampling_crew
 from screening.errors import RunError, UserError
 from screening.pool import MAX_ATTEMPTS, Outcome, Pool
 
@@ -163,6 +165,80 @@ def test_an_actor_killed_from_outside_is_replaced(cluster: Cluster) -> None:
     os.kill(outcomes[0].value[1], 9)
     outcomes += drain(cluster, pool)
     assert {int(k): o.value[0] for k, o in by_key(outcomes).items()} == {n: n * n for n in range(8)}
+
+
+def test_a_pool_follows_its_crew_and_loses_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "FOLLOW_S", 0.0)
+    crew = Crew(size=1, num_cpus=0.5)
+    pool = cluster.elastic_pool("square", Square(seconds=0.05), lambda *_: crew)
+    outcomes = []
+
+    def work(first: int, until_ready: int) -> set[int]:
+        """Square ten more numbers by so many actors, and return the processes that did it."""
+        end = time.monotonic() + 60
+        while pool.ready != until_ready:
+            assert time.monotonic() < end
+            outcomes.extend(cluster.completed(timeout_s=0.2))
+        before = len(outcomes)
+        for number in range(first, first + 10):
+            pool.submit(str(number), number)
+        outcomes.extend(drain(cluster, pool))
+        return {outcome.value[1] for outcome in outcomes[before:]}
+
+    (process,) = work(0, 1)
+    crew = Crew(size=2, num_cpus=0.5)
+    pool.submit("meanwhile", 100)
+    assert len(both := work(10, 2)) == 2
+    assert process in both
+    # What is under way is finished by those who have begun it.
+    for number in range(20, 24):
+        pool.submit(str(number), number)
+    pool.dispatch()
+    crew = Crew(size=1, num_cpus=0.5)
+    outcomes += drain(cluster, pool)
+    assert (pool.size, len(pool._actors), pool._leaving) == (1, 1, [])
+    (process,) = work(30, 1)
+    assert process in both
+    values = {key: outcome.value[0] for key, outcome in by_key(outcomes).items()}
+    numbers = [*range(24), *range(30, 40)]
+    assert values == {"meanwhile": 10_000, **{str(number): number**2 for number in numbers}}
+    assert {outcome.attempts for outcome in outcomes} == {1}
+
+
+def test_actors_are_replaced_where_their_share_of_a_gpu_changes(cluster: Cluster) -> None:
+    pool = cluster.pool("square", Square(), size=1, num_cpus=0.5)
+    pool.submit("one", 1)
+    drain(cluster, pool)
+    (before,) = pool._actors
+    pool.resize(Crew(size=1, num_cpus=0.4), {})
+    assert pool._actors == [before]
+    pool.resize(Crew(size=1, num_cpus=0.4, num_gpus=0.5), {})  # waits: there is none here
+    (waiting,) = pool._actors
+    assert waiting is not before
+    pool.resize(Crew(size=1, num_cpus=0.4), {})
+    pool.submit("two", 2)
+    (outcome,) = drain(cluster, pool)
+    assert outcome.value[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "num_samplers", "expected"),
+    [
+        (2, 0, None, Crew(1, 0.4)),
+        (64, 0, None, Crew(8, 0.4)),
+        (2, 0, 4, Crew(4, 0.2)),
+        (16, 2, None, Crew(2, 0.4, 1.0)),
+        (16, 2, 3, Crew(3, 0.4, 0.5)),
+        (1, 8, None, Crew(8, 0.05, 1.0)),
+    ],
+)
+def test_samplers_share_gpus_or_cores(
+    cpus: int, gpus: int, num_samplers: int | None, expected: Crew
+) -> None:
+    assert sampling_crew(num_samplers)(cpus, gpus) == expected
+    assert relaxation_crew(cpus, gpus) == Crew(cpus, 0.5)
 
 
 def test_an_actor_that_dies_while_loading_is_replaced(cluster: Cluster, tmp_path: Path) -> None:

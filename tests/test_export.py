@@ -16,10 +16,11 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Incar
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from small_results import write_candidates
 
 from screening.campaign import Campaign
 from screening.errors import RunError, UserError
-from screening.export import best, cif_text, export_candidates, file_stem
+from screening.export import cif_text, export_candidates, file_stem
 from screening.schema import structure_columns
 from screening.store import Store
 
@@ -81,17 +82,18 @@ RANKED = [ROCK_SALT, CESIUM_CHLORIDE, WURTZITE]
 def store(tmp_path: Path) -> Store:
     store = Store(str(tmp_path / "results"))
     store.initialise(CAMPAIGN.resolved(), CAMPAIGN.fingerprint({}))
-    store.write_candidates(ROWS)
+    write_candidates(store, ROWS)
     return store
 
 
-def test_best_are_distinct_placed_and_in_order() -> None:
-    assert [row["sample_id"] for row in best(ROWS)] == ["a-000", "b-000", "c-000"]
+def test_best_are_distinct_placed_and_in_order(store: Store) -> None:
+    assert store.best(columns=["sample_id"])["sample_id"].to_pylist() == ["a-000", "b-000", "c-000"]
+    assert store.best(2).to_pylist() == [store.candidates().to_pylist()[i] for i in (1, 0)]
 
 
-def test_equal_heights_are_ordered_by_name() -> None:
-    rows = [candidate(name, ROCK_SALT, 0.1) for name in ("z", "x", "y")]
-    assert [row["sample_id"] for row in best(rows)] == ["x", "y", "z"]
+def test_equal_heights_are_ordered_by_name(store: Store) -> None:
+    write_candidates(store, [candidate(name, ROCK_SALT, 0.1) for name in ("z", "x", "y")])
+    assert store.best()["sample_id"].to_pylist() == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize("file_format", ["cif", "poscar", "extxyz"])
@@ -126,7 +128,7 @@ def test_vasp_inputs_are_those_of_the_materials_project(store: Store, tmp_path: 
 
 def test_vasp_inputs_need_settings(store: Store, tmp_path: Path) -> None:
     polonium = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
-    store.write_candidates([candidate("p", polonium, 0.0)])
+    write_candidates(store, [candidate("p", polonium, 0.0)])
     with pytest.raises(UserError, match=r"has no settings for Po .*; allowed: cif, poscar"):
         export_candidates(store, 1, "vasp", tmp_path / "vasp")
 

@@ -7,9 +7,16 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_results import CANDIDATES, CESIUM_CHLORIDE, ROCK_SALT, SAMPLES, candidate, sample
+from report_results import (
+    CANDIDATES,
+    CESIUM_CHLORIDE,
+    ROCK_SALT,
+    SAMPLES,
+    candidate,
+    ranked,
+    sample,
+)
 
-from screening.export import best
 from screening.findings import (
     MOST_INTERVALS,
     Stage,
@@ -22,7 +29,7 @@ from screening.findings import (
 
 
 def test_candidates_are_ranked_once_per_group_of_duplicates() -> None:
-    assert [row["sample_id"][-3:] for row in best(CANDIDATES)] == ["001", "000"]
+    assert [name[-3:] for name in ranked(CANDIDATES)["sample_id"].to_pylist()] == ["001", "000"]
 
 
 def test_every_stage_is_counted_with_every_reason() -> None:
@@ -75,17 +82,20 @@ def test_stages_and_losses_add_up(rows: list[dict], unranked: int) -> None:
     stages = funnel(samples, rows)
     for stage, following in pairwise(stages):
         assert stage.count - sum(count for _, count in stage.losses) == following.count
-    assert {stage.name: stage.count for stage in stages}["placed against the hull"] == sum(
-        row["energy_per_atom"] is not None for row in best(rows)
+    placed = ranked(rows)["energy_per_atom"]
+    assert {stage.name: stage.count for stage in stages}["placed against the hull"] == (
+        len(placed) - placed.null_count
     )
 
 
 def test_headline_figures() -> None:
-    found = findings([*CANDIDATES, candidate(5, ROCK_SALT, 0.3), candidate(6, ROCK_SALT, -0.01)])
+    found = findings(
+        ranked([*CANDIDATES, candidate(5, ROCK_SALT, 0.3), candidate(6, ROCK_SALT, -0.01)])
+    )
     assert (found.distinct, found.novel, found.near, found.stable) == (4, 3, 2, 1)
     assert found.best_novel is not None
     assert found.best_novel["sample_id"].endswith("006")
-    assert findings([]).best_novel is None
+    assert findings(ranked([])).best_novel is None
 
 
 def test_errors_that_differ_in_numbers_are_counted_together() -> None:
@@ -98,7 +108,7 @@ def test_errors_that_differ_in_numbers_are_counted_together() -> None:
 
 def test_heat_map_holds_the_best_of_each_cell() -> None:
     worse = candidate(9, ROCK_SALT, 0.2)
-    found = heat_map(best([*CANDIDATES, worse]))
+    found = heat_map(ranked([*CANDIDATES, worse]))
     assert found.columns == ("Cl1-Cs1",)
     assert [
         (group, [row and row["e_above_hull"] for row in cells]) for group, cells in found.rows
@@ -110,7 +120,7 @@ def test_heat_map_of_several_systems_joins_equal_numbers_of_sites() -> None:
         candidate(7, ROCK_SALT, 0.5, chemical_system="Br-Cs", site_counts="Br1-Cs2"),
         candidate(8, CESIUM_CHLORIDE, 0.4, site_counts="Cl2-Cs1", space_group_requested=225),
     ]
-    found = heat_map(best([*CANDIDATES, *others]))
+    found = heat_map(ranked([*CANDIDATES, *others]))
     assert found.columns == ("1-1", "2-1")
     assert [row and row["e_above_hull"] for row in found.rows[1][1]] == [0.0312, 0.4]
 

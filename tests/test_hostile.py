@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_results import CAMPAIGN, results
+from small_results import CAMPAIGN, results, write_candidates
 
 from model.checkpoint import CheckpointError, checkpoint_path, load_checkpoint
 from model.network import NetworkConfig
@@ -209,7 +209,7 @@ def test_names_in_a_table_do_not_lead_out_of_the_directory(tmp_path: Path) -> No
         "is_representative": True,
         "converged": True,
     }
-    store.write_candidates([hostile])
+    write_candidates(store, [hostile])
     before = set(tmp_path.iterdir())
     out = tmp_path / "results" / "crystals"
     (path,) = export_candidates(Store(store.uri), 1, "cif", out)

@@ -74,10 +74,12 @@ def test_wall_and_busy_seconds_of_a_stage() -> None:
     clock.now += 3
     progress.advance("relaxation", busy_s=2.5)
     clock.now += 1
+    progress.stages["relaxation"].workers = 3  # one more has come
     progress.advance("relaxation", failed=1, busy_s=3.5)
     snapshot = progress.snapshot()["stages"]["relaxation"]
     assert snapshot["wall_s"] == pytest.approx(4.0)
     assert snapshot["busy_s"] == pytest.approx(6.0)
+    assert snapshot["available_s"] == pytest.approx(3 * 2 + 1 * 3)
     assert (snapshot["done"], snapshot["failed"], snapshot["total"]) == (2, 1, 5)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
 import pytest
-from small_results import CESIUM_CHLORIDE, results
+from small_results import CESIUM_CHLORIDE, results, write_candidates
 
 from screening.schema import structure_columns
 
@@ -24,11 +24,12 @@ def store(tmp_path: Path) -> Store:
     """A campaign with a failed unit, whose columns of crystals are all null, and a ranked table."""
     store = results(tmp_path / "out", n_done=3, n_failed=1)
     crystal = structure_columns(CESIUM_CHLORIDE)
-    store.write_candidates(
+    write_candidates(
+        store,
         [
             {"sample_id": "a", "status": "kept", **crystal, "e_above_hull": 0.1, "density": 4.0},
             {"sample_id": "b", "status": "failed", **crystal, "error": "exploded"},
-        ]
+        ],
     )
     return store
 

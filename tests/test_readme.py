@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pymatgen.core import Lattice, Structure
+from small_results import write_candidates
 
 from screening.campaign import Campaign
 from screening.schema import CANDIDATE_SCHEMA, structure_columns
@@ -55,7 +56,7 @@ def test_python_examples_work_in_order(
     monkeypatch.chdir(tmp_path)
     store = Store(campaign.output)
     store.initialise(campaign.resolved(), "0123456789abcdef")
-    store.write_candidates([worse, row, failed])
+    write_candidates(store, [worse, row, failed])
 
     Path("cu-k-si.yaml").write_text(block("yaml"))
     rebuild, use_campaign, use_model = blocks("python")

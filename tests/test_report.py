@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from report_results import CANDIDATES, REFERENCES, ROCK_SALT, SETTINGS, candidate, results, sample
+from small_results import write_candidates
 
 from screening import references, report
 from screening.campaign import Campaign
@@ -186,7 +187,7 @@ def test_report_of_a_stored_campaign(tmp_path: Path) -> None:
     assert "No candidate has been placed against a hull." in page
 
     store.write_table("references/Cl-Cs.parquet", pa.Table.from_pylist(REFERENCES))
-    store.write_candidates([row])
+    write_candidates(store, [row])
     store.write_json(RUNS, [{"elapsed_s": 40.0, "updated_at": 0.0, "stages": {}}])
     store.write_json(HEARTBEAT, {"elapsed_s": 80.0, "updated_at": 100.0, "stages": {}})
     out = tmp_path / "elsewhere" / "page.html"

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from small_results import results
+from small_results import results, write_candidates
 
 from screening.cli import main
 from screening.status import campaign_status, samples_per_hour
@@ -39,7 +39,13 @@ def heartbeat(store: Store, **changes: Any) -> None:
 
 def test_status_of_a_run_that_is_going(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = results(tmp_path, n_done=3, n_failed=1)
-    heartbeat(store)
+    stages = {
+        "sampling": {"workers": 1, "busy_s": 5.0, "available_s": 8.0},
+        "relaxation": {"workers": 2, "busy_s": 12.0, "available_s": 16.0},
+        "ranking": {"workers": 1, "busy_s": 0.0, "available_s": 0.0},
+        "damaged": ["?"],
+    }
+    heartbeat(store, stages=stages)
     assert main(["status", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["state"] == "running"
@@ -47,12 +53,17 @@ def test_status_of_a_run_that_is_going(tmp_path: Path, capsys: pytest.CaptureFix
     # Units of 2, 1, 2 samples are done, one of 1 failed.
     assert found["samples"] == {"total": 12, "kept": 5, "filtered": 0, "failed": 1, "waiting": 6}
     assert found["seconds_left"] == 42.0
+    assert found["stages"] == {
+        "sampling": {"workers": 1, "utilisation": 0.625},
+        "relaxation": {"workers": 2, "utilisation": 0.75},
+    }
     assert found["samples_per_hour"] == pytest.approx(6 / 100 * 3600, rel=0.2)
     assert main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "small: running (relaxing)" in out
     assert "3 of 8 done, 1 failed, 4 waiting" in out
     assert "time left   42 s" in out
+    assert "workers     relaxation 2 (75% busy), sampling 1 (62% busy)" in out
     assert "RuntimeError: lost" in out
 
 
@@ -82,7 +93,7 @@ def test_status_before_and_after(tmp_path: Path) -> None:
     assert campaign_status(store)["state"] == "stopped"
     assert campaign_status(store)["samples_per_hour"] is None
     done = results(tmp_path / "done", n_done=8)
-    done.write_candidates([])
+    write_candidates(done, [])
     heartbeat(done, state="finished", seconds_left=0.0)
     assert campaign_status(done)["state"] == "finished"
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
+from small_results import write_candidates
 
 from screening.campaign import Campaign
 from screening.errors import RunError, UserError
@@ -314,9 +315,9 @@ def test_candidates_are_written_and_read(store: Store) -> None:
     with pytest.raises(UserError, match=r"has no candidates\.parquet yet; `screening resume"):
         store.candidates()
     row = {**sample_row(next(iter(units(CAMPAIGN))), 0), "e_above_hull": 0.01}
-    store.write_candidates([row])
+    write_candidates(store, [row])
     assert store.candidates().to_pylist()[0]["e_above_hull"] == 0.01
-    store.write_candidates(store.candidates())
+    store.write_candidates([store.candidates()])
     assert store.candidates().num_rows == 1
 
 

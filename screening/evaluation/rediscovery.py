@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from screening.calculators import load_calculator
 from screening.campaign import Filters, Generator, Relaxation
 from screening.cluster import Cluster
+from screening.crews import relaxation_crew, sampling_crew
 from screening.errors import RunError, UserError
 from screening.evaluation.figures import target_figures, total_figures
 from screening.evaluation.judging import MATCHER, JudgingStage, Verdict
@@ -32,12 +33,7 @@ from screening.relaxation import RelaxationStage
 from screening.sampling import generator_parts, sampling_stage
 from screening.screens import FilterStage
 from screening.signals import terminated_like_interrupted
-from screening.sweep import (
-    CPUS_PER_SAMPLER,
-    RELAXER_CPUS,
-    SAMPLER_CPUS,
-    SampleAndFilter,
-)
+from screening.sweep import SampleAndFilter
 from screening.versions import versions
 
 if TYPE_CHECKING:
@@ -268,19 +264,14 @@ class _Search:
         relaxation = None
         if (how := settings.relaxation) is not None:
             relaxation = RelaxationStage(how.calculator, how.fmax, how.max_steps)
-        judges = cluster.pool(
-            JUDGING, JudgingStage(relaxation), size=cluster.cpus, num_cpus=RELAXER_CPUS, ahead=1
-        )
-        n_samplers = cluster.gpus or max(1, cluster.cpus // CPUS_PER_SAMPLER)
+        judges = cluster.elastic_pool(JUDGING, JudgingStage(relaxation), relaxation_crew, ahead=1)
         filters = FilterStage(settings.filters.min_distance, settings.filters.max_atoms)
-        samplers = cluster.pool(
+        samplers = cluster.elastic_pool(
             SAMPLING,
             SampleAndFilter(
                 sampling_stage(settings.generator, settings.filters.max_atoms), filters
             ),
-            size=n_samplers,
-            num_cpus=SAMPLER_CPUS,
-            num_gpus=min(1, cluster.gpus),
+            sampling_crew(),
             prepare=prepare_unit,
         )
         self.progress.stages[SAMPLING].workers = samplers.size

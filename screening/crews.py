@@ -1,0 +1,55 @@
+"""How many workers of each kind a cluster has room for, and what each of them reserves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# One sampler keeps many relaxers in work: on two cores a sample takes 0.3 s, and its relaxation
+# ten times that. All of them reserve fractions, so that a sampler shares the cores with as many
+# relaxers as there are cores; what it leaves, they use, and when it is done they have it all.
+CPUS_PER_SAMPLER = 8
+RELAXER_CPUS = 0.5
+SAMPLER_CPUS = 0.4
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The actors of a pool: how many there are, and what each of them reserves."""
+
+    size: int
+    num_cpus: float
+    """Cores. A fraction lets pools share cores."""
+    num_gpus: float = 0
+    """GPUs, or the part of one."""
+
+
+def relaxation_crew(cpus: int, gpus: int) -> Crew:
+    """Return one relaxer for each core.
+
+    Args:
+        cpus: Cores of the cluster.
+        gpus: GPUs of the cluster.
+    """
+    del gpus
+    return Crew(cpus, RELAXER_CPUS)
+
+
+def sampling_crew(num_samplers: int | None = None) -> Callable[[int, int], Crew]:
+    """Return a function from the cores and GPUs of a cluster to its samplers.
+
+    Args:
+        num_samplers: How many there shall be; if absent, one for each GPU, or where there is none
+            one for each `CPUS_PER_SAMPLER` cores.
+    """
+
+    def crew(cpus: int, gpus: int) -> Crew:
+        size = num_samplers or gpus or max(1, cpus // CPUS_PER_SAMPLER)
+        share = 1 / ceil(size / gpus) if gpus else 0
+        return Crew(size, min(SAMPLER_CPUS, SAMPLER_CPUS * cpus / size), share)
+
+    return crew

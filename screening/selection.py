@@ -1,0 +1,35 @@
+"""The order in which candidates are ranked, and which of them count as the best."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+RANK_COLUMNS = ("e_above_hull", "sample_id")
+BEST_COLUMNS = (*RANK_COLUMNS, "is_representative", "converged")
+"""What `best_places` needs to know of every candidate."""
+
+
+def ranking_order(candidates: pa.Table) -> pa.Array:
+    """Return the places of candidates by energy above the hull, those without one last.
+
+    Args:
+        candidates: with the columns `RANK_COLUMNS`.
+    """
+    keys = [(name, "ascending") for name in RANK_COLUMNS]
+    return pc.sort_indices(candidates, sort_keys=keys)  # nulls at the end
+
+
+def best_places(candidates: pa.Table) -> pa.Array:
+    """Return the places of the distinct candidates that are on a hull's scale, the lowest first.
+
+    A crystal that did not converge is in the table, but never among the best.
+
+    Args:
+        candidates: with the columns `BEST_COLUMNS`.
+    """
+    is_best = pc.is_valid(candidates["e_above_hull"])
+    for name in ("is_representative", "converged"):
+        is_best = pc.and_(is_best, pc.fill_null(candidates[name], True))
+    order = ranking_order(candidates)
+    return order.filter(is_best.combine_chunks().take(order))
