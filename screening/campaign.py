@@ -197,6 +197,13 @@ class Relaxation(Settings):
         le=100_000,
         description="an integer from 1 to 100000, the most steps of the optimiser",
     )
+    give_up_above: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="a number from 0 to 10 (eV/atom): crystals that cannot be expected to come as "
+        "close to the hull of the reference phases are not relaxed to the end; or null",
+    )
 
 
 def _systems_kind(value: Any) -> str:
@@ -247,7 +254,7 @@ class Campaign(Settings):
         default=Filters(), description=f"the keys {', '.join(Filters.model_fields)}"
     )
     relaxation: Relaxation = Field(
-        default=Relaxation(), description="the keys calculator, fmax and max_steps"
+        default=Relaxation(), description="the keys calculator, fmax, max_steps and give_up_above"
     )
     references: str = Field(
         default="auto",

@@ -20,6 +20,34 @@ if TYPE_CHECKING:
 HULL_COLUMNS = ("formation_energy_per_atom", "e_above_hull", "e_above_hull_self", "hull_source")
 
 
+class KnownHull:
+    """The hull of the reference phases of a chemical system.
+
+    Args:
+        chemical_system: as in ``Cu-K-Si``.
+        references: rows with ``formula`` and ``energy_per_atom`` in eV.
+    """
+
+    def __init__(self, chemical_system: str, references: Iterable[Mapping[str, Any]]) -> None:
+        known = [
+            _entry(row["formula"], row["energy_per_atom"])
+            for row in _within(chemical_system, references)
+        ]
+        elements = {entry.composition.elements[0].symbol for entry in known if entry.is_element}
+        is_complete = elements == set(chemical_system.split("-"))
+        self._diagram = PhaseDiagram(known) if is_complete else None
+        self._energies: dict[str, float] = {}
+
+    def energy_per_atom(self, formula: str) -> float | None:
+        """Return the hull's energy at a composition, eV per atom; None where an element lacks one."""
+        if self._diagram is None:
+            return None
+        if formula not in self._energies:
+            composition = Composition(formula)
+            self._energies[formula] = float(self._diagram.get_hull_energy_per_atom(composition))
+        return self._energies[formula]
+
+
 def place_on_hull(
     candidates: Sequence[Mapping[str, Any]],
     references: Sequence[Mapping[str, Any]],

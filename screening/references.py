@@ -96,7 +96,14 @@ class References:
     def __init__(self, campaign: Campaign, store: Store) -> None:
         self._store = store
         self._calculator = load_calculator(campaign.relaxation.calculator).fingerprint
-        self._systems = subsystems(chemical_systems(campaign))
+        # One chemical system after the other, so that the first hulls are complete early.
+        self._systems = list(
+            dict.fromkeys(
+                subsystem
+                for system in chemical_systems(campaign)
+                for subsystem in subsystems([system])
+            )
+        )
         self._known = _known_phases(campaign, store, elements_of(self._systems))
         self.source = self._known.source if self._known else PROTOTYPES
         """The value of the column ``hull_source``."""
@@ -143,7 +150,8 @@ class References:
     def missing(self) -> Iterator[Row]:
         """Yield the phases that are still to be relaxed, as rows for `RelaxationStage`.
 
-        Subsystem by subsystem, the elements first, so that one after the other is finished.
+        Subsystem by subsystem, the elements of each system first, so that one after the other is
+        finished.
         """
         for system in list(self._to_do):
             rows = reference_rows(system)
@@ -165,6 +173,11 @@ class References:
         self._to_do.remove(system)
         self._finished.append(system)
         self._publish_file()
+
+    def is_complete(self, chemical_system: str) -> bool:
+        """Return whether no phase within a chemical system is still to be relaxed."""
+        to_do = set(self._to_do)
+        return not any(system in to_do for system in subsystems([chemical_system]))
 
     def rows(self, chemical_system: str) -> list[Row]:
         """Return the finished phases with an energy in a chemical system and its subsystems."""

@@ -26,7 +26,7 @@ from screening.potential import OneByOne
 from screening.schema import SYMPREC, structure_columns, structure_from_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ase.calculators.calculator import BaseCalculator
 
@@ -40,6 +40,10 @@ SHORTEST_DISTANCE = 0.4
 """Angstrom between two atoms, below which no potential means anything."""
 LARGEST_VOLUME_CHANGE = 3.0
 """Factor by which the volume may grow or shrink."""
+FALL = 0.4
+"""Angstrom: times its largest force or stress as a force, how far a crystal may fall, per atom.
+
+Measured: of crystals that ended among the best, none that such a bound gave up (decision 74)."""
 LOWEST_ENERGY = -20.0
 """eV per atom: nothing real is below (tungsten, the lowest element, has -13)."""
 
@@ -81,11 +85,18 @@ class Descent:
         self._steps = minimise(self._coordinates, fmax, max_steps)
         self.lowest = np.inf
         """The lowest energy so far, eV per atom."""
+        self.pull = np.inf
+        """The largest force there, the stress as a force included, eV per angstrom."""
         self.n_evaluations = 0
         self.relaxed: Relaxed | None = None
         """What it came to; None on the way."""
         self._asked: Atoms | None = None
         self._go_on(partial(next, self._steps))
+
+    @property
+    def foreseen(self) -> float:
+        """What its energy can be expected to stay above, eV per atom."""
+        return self.lowest - FALL * self.pull if self.n_evaluations else -np.inf
 
     @property
     def asked(self) -> Atoms:
@@ -117,7 +128,10 @@ class Descent:
         except ExplodedError as error:
             self._go_on(partial(self._steps.throw, error))
             return
-        self.lowest = min(self.lowest, point.energy / len(point.positions))
+        energy = point.energy / len(point.positions)
+        if energy <= self.lowest:
+            self.lowest = energy
+            self.pull = max(point.max_force, point.max_stress_force)
         self._go_on(partial(self._steps.send, point))
 
     def _go_on(self, step: Callable[[], tuple[Array, Array]]) -> None:
@@ -175,43 +189,39 @@ class Descents:
             with self.recorded(place):
                 self._descents[place] = Descent(structure_from_row(row), fmax, max_steps)
 
-    @property
-    def n_evaluations(self) -> int:
-        """How often the potential was asked about a crystal that has not failed."""
-        return sum(descent.n_evaluations for descent in self._descents.values())
+    def go_down(self, ceilings: Mapping[int, float] | None = None) -> None:
+        """Relax all crystals to the end, or until one cannot be expected to come below its ceiling.
 
-    def lowest(self, place: int) -> float | None:
-        """Return the lowest energy of a row's crystal so far, eV per atom; None if it has failed."""
-        return self._descents[place].lowest if place in self._descents else None
-
-    def relaxed(self, place: int) -> Relaxed:
-        """Return what a row's crystal, which went down to the end, has come to.
-
-        Raises:
-            ValueError: if it has failed, or not arrived.
+        Args:
+            ceilings: eV per atom, by the place of a row; without one a crystal is never given up.
         """
-        descent = self._descents.get(place)
-        if descent is None or descent.relaxed is None:
-            raise ValueError(self.errors.get(place, "on its way"))
-        return descent.relaxed
-
-    def go_down(self, places: Iterable[int], n_evaluations: int | None = None) -> None:
-        """Relax the crystals of some rows, to the end or for so many evaluations of each."""
-        chosen = list(places)
-        while going := [place for place in chosen if self._has_to_go(place, n_evaluations)]:
+        ceilings = ceilings or {}
+        while going := [
+            place
+            for place, descent in self._descents.items()
+            if descent.relaxed is None and descent.foreseen <= ceilings.get(place, np.inf)
+        ]:
             crystals = [self._descents[place].asked for place in going]
             answers = self._potential.evaluate(crystals)
             for place, answer in zip(going, answers, strict=True):
                 with self.recorded(place):
                     self._descents[place].take(answer)
 
-    def _has_to_go(self, place: int, n_evaluations: int | None) -> bool:
+    def given_up(self, place: int) -> Descent | None:
+        """Return the way down of a row's crystal, if it was given up."""
         descent = self._descents.get(place)
-        return (
-            descent is not None
-            and descent.relaxed is None
-            and (n_evaluations is None or descent.n_evaluations < n_evaluations)
-        )
+        return descent if descent is not None and descent.relaxed is None else None
+
+    def relaxed(self, place: int) -> Relaxed:
+        """Return what a row's crystal, which went down to the end, has come to.
+
+        Raises:
+            ValueError: if it has failed, or was given up.
+        """
+        descent = self._descents.get(place)
+        if descent is None or descent.relaxed is None:
+            raise ValueError(self.errors.get(place, "given up"))
+        return descent.relaxed
 
     @contextmanager
     def recorded(self, place: int) -> Iterator[None]:
@@ -225,6 +235,15 @@ class Descents:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """The row of a sample, and what its crystal has to measure up to."""
+
+    row: Row
+    hull_energy: float
+    """eV per atom: of the hull of the reference phases at its composition."""
+
+
+@dataclass(frozen=True)
 class RelaxationStage:
     """Relaxes the crystals of rows."""
 
@@ -234,6 +253,8 @@ class RelaxationStage:
     """eV per angstrom: converged when forces, and the stress as a force, are below."""
     max_steps: int
     """How many steps are tried at the most."""
+    give_up_above: float | None = None
+    """eV per atom: a rival that cannot be expected to come closer to the hull is given up."""
     _loaded: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -247,30 +268,47 @@ class RelaxationStage:
         self._loaded["label"] = calculator.fingerprint
         self._loaded["correction"] = calculator.correction
 
-    def __call__(self, row: Row) -> dict[str, Any]:
-        """Return the row of a sample as that of a candidate: relaxed, or failed with an error."""
-        descents = self.begin([row])
-        descents.go_down([0])
-        return self.candidate(row, descents, 0)
+    def __call__(self, work: Row | Rival) -> dict[str, Any]:
+        """Return the row of a sample as that of a candidate: relaxed, given up, or failed."""
+        return self.together([work])[0]
 
-    def begin(self, rows: Sequence[Row]) -> Descents:
-        """Put the crystals of rows at the start of their way down."""
-        return Descents(rows, self._loaded["potential"], self.fmax, self.max_steps)
+    def together(self, works: Sequence[Row | Rival]) -> list[dict[str, Any]]:
+        """Relax the crystals of rows together, and return each as `__call__` does.
 
-    def correction(self, structure: Structure) -> float:
+        A row's other columns stay as they are. A crystal that did not converge keeps its energy,
+        with ``converged`` false; one that was given up is ``filtered``, with the reason. Energies
+        contain the potential's correction.
+        """
+        rows = [work.row if isinstance(work, Rival) else work for work in works]
+        descents = Descents(rows, self._loaded["potential"], self.fmax, self.max_steps)
+        floors: dict[int, float] = {}
+        for place, work in enumerate(works):
+            if isinstance(work, Rival) and self.give_up_above is not None:
+                with descents.recorded(place):
+                    structure = structure_from_row(work.row)
+                    floors[place] = work.hull_energy - self._correction(structure) / len(structure)
+        limit = self.give_up_above or 0.0
+        descents.go_down({place: floor + limit for place, floor in floors.items()})
+        return [
+            self._candidate(row, descents, place, floors.get(place, np.inf))
+            for place, row in enumerate(rows)
+        ]
+
+    def _correction(self, structure: Structure) -> float:
         """Return what the potential's energy of a crystal's cell lacks, eV."""
         return float(self._loaded["correction"](structure))
 
-    def candidate(self, row: Row, descents: Descents, place: int) -> dict[str, Any]:
-        """Return the candidate that a row has become, at its place in a relaxation.
-
-        The row's other columns stay as they are. A crystal that did not converge keeps its energy,
-        with ``converged`` false. Energies contain the potential's correction.
-        """
+    def _candidate(self, row: Row, descents: Descents, place: int, floor: float) -> dict[str, Any]:
+        if (descent := descents.given_up(place)) is not None:
+            reason = (
+                f"give_up_above: not expected below {descent.foreseen - floor:.2f} eV/atom above "
+                f"the hull after {descent.n_evaluations} evaluations > {self.give_up_above:g}"
+            )
+            return {**row, "status": "filtered", "reason": reason}
         columns: dict[str, Any] = {}
         with descents.recorded(place):
             relaxed = descents.relaxed(place)
-            energy = relaxed.energy + self.correction(relaxed.structure)
+            energy = relaxed.energy + self._correction(relaxed.structure)
             columns = {
                 **structure_columns(relaxed.structure),
                 "energy": energy,

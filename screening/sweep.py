@@ -1,7 +1,8 @@
 """The long part of a campaign, as a stream: units are sampled, filtered and relaxed.
 
 A unit is stored as soon as its last crystal is relaxed, so that little is lost whenever a run ends.
-Reference phases are relaxed by the same workers, whenever these have nothing more urgent to do.
+Reference phases are relaxed by the same workers, whenever these have nothing more urgent to do; if
+crystals are to be given up that lie above the hull, the phases of their chemical system come first.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from screening.crews import relaxation_crew, sampling_crew
 from screening.graphs import prepare_unit
 from screening.grid import units
+from screening.hull import KnownHull
 from screening.ledger import total
-from screening.relaxation import RelaxationStage
+from screening.relaxation import RelaxationStage, Rival
 from screening.sampling import sampling_stage
 from screening.screens import FilterStage
 
@@ -41,6 +43,8 @@ RELAXERS = "relaxation"
 
 _WAITING_PER_RELAXER = 48
 """Crystals that wait for a relaxer, before sampling pauses."""
+_HULLS = 8
+"""Hulls that are remembered: units come chemical system by chemical system."""
 _COMPACT_AT = 512
 """Finished units whose files are then merged."""
 _POLL_S = 0.5
@@ -86,7 +90,7 @@ class Stages:
                 sampling_stage(campaign.generator, filters.max_atoms),
                 FilterStage(**filters.model_dump()),
             ),
-            RelaxationStage(relaxation.calculator, relaxation.fmax, relaxation.max_steps),
+            RelaxationStage(**relaxation.model_dump()),
             prepare_unit,
         )
 
@@ -142,6 +146,9 @@ class Sweep:
         self._waiting: dict[str, Unit] = {}
         self._open: dict[str, _OpenUnit] = {}
         self._unit_of: dict[str, str] = {}
+        self._needs_hulls = campaign.relaxation.give_up_above is not None
+        self._hulls: dict[str, KnownHull] = {}
+        self._held: dict[str, list[Row]] = {}
         self._phases: Iterator[Row] = references.missing()
         self._relaxing_phases: dict[str, Row] = {}
         self._count_what_is_done(total(done, "samples"))
@@ -166,7 +173,7 @@ class Sweep:
                 if outcome.pool == SAMPLERS:
                     self._take_samples(outcome, relaxers)
                 elif outcome.key.startswith(_REFERENCE):
-                    self._take_reference(outcome)
+                    self._take_reference(outcome, relaxers)
                 else:
                     self._take_candidate(outcome)
             if self._all_queued and not samplers.pending:
@@ -199,7 +206,7 @@ class Sweep:
         """Queue as much as the workers can take soon; say whether anything is under way."""
         while (
             samplers.pending < samplers.capacity
-            and relaxers.pending < _WAITING_PER_RELAXER * relaxers.size
+            and relaxers.pending + self._n_held < _WAITING_PER_RELAXER * relaxers.size
             and not self._all_queued
         ):
             unit = next(self._todo, None)
@@ -215,7 +222,7 @@ class Sweep:
         ):
             key = _REFERENCE + phase["sample_id"]
             self._relaxing_phases[key] = phase
-            relaxers.submit(key, phase, priority=_LATER)
+            relaxers.submit(key, phase, priority=_URGENT if self._needs_hulls else _LATER)
             self._progress.begin(REFERENCES)
         return bool(samplers.pending or relaxers.pending)
 
@@ -230,12 +237,37 @@ class Sweep:
         kept = [row for row in opened.samples if row["status"] == "kept"]
         for row in kept:
             self._unit_of[row["sample_id"]] = unit.unit_id
-            relaxers.submit(row["sample_id"], row, priority=_URGENT)
+            self._relax(row, relaxers)
             self._progress.begin(RELAXATION)
         failed = sum(row["status"] == "failed" for row in opened.samples)
         self._progress.advance(SAMPLING, unit.count, failed, outcome.busy_s)
         self._foresee_relaxations(len(kept))
         self._store_if_complete(opened)
+
+    def _relax(self, row: Row, relaxers: Pool) -> None:
+        """Queue a crystal for relaxation, once the hull that it is measured by is known."""
+        work: Row | Rival = row
+        if self._needs_hulls:
+            system = row["chemical_system"]
+            if not self._references.is_complete(system):
+                self._held.setdefault(system, []).append(row)
+                return
+            energy = self._hull(system).energy_per_atom(row["chemical_formula_reduced"])
+            if energy is not None:
+                work = Rival(row, energy)
+        relaxers.submit(row["sample_id"], work, priority=_URGENT)
+
+    def _hull(self, system: str) -> KnownHull:
+        if system not in self._hulls:
+            if len(self._hulls) == _HULLS:
+                del self._hulls[next(iter(self._hulls))]
+            self._hulls[system] = KnownHull(system, self._references.rows(system))
+        return self._hulls[system]
+
+    @property
+    def _n_held(self) -> int:
+        """Number of crystals that wait for reference phases."""
+        return sum(len(rows) for rows in self._held.values())
 
     def _fail(self, unit: Unit, outcome: Outcome) -> None:
         """Record a unit that could not be sampled: every sample of it, with the error."""
@@ -262,14 +294,19 @@ class Sweep:
         if outcome.error is not None:
             sample = next(row for row in opened.samples if row["sample_id"] == outcome.key)
             candidate = {**sample, "status": "failed", "error": outcome.error}
-        opened.candidates.append(candidate)
+        if candidate["status"] == "filtered":  # given up: a sample that is no candidate
+            opened.samples = [
+                candidate if row["sample_id"] == outcome.key else row for row in opened.samples
+            ]
+        else:
+            opened.candidates.append(candidate)
         opened.seconds[RELAXATION] += outcome.busy_s
         failed = int(candidate["status"] == "failed")
         self._progress.advance(RELAXATION, 1, failed, outcome.busy_s)
         self._store_if_complete(opened)
 
-    def _take_reference(self, outcome: Outcome) -> None:
-        """Keep a relaxed reference phase, or the error."""
+    def _take_reference(self, outcome: Outcome, relaxers: Pool) -> None:
+        """Keep a relaxed reference phase, or the error, and queue the crystals that waited for it."""
         row = self._relaxing_phases.pop(outcome.key)
         if outcome.error is None:
             row = outcome.value
@@ -278,6 +315,9 @@ class Sweep:
         self._references.add(row)
         failed = int(row["status"] == "failed")
         self._progress.advance(REFERENCES, 1, failed, outcome.busy_s)
+        for system in [name for name in self._held if self._references.is_complete(name)]:
+            for held in self._held.pop(system):
+                self._relax(held, relaxers)
 
     def _store_if_complete(self, opened: _OpenUnit) -> None:
         if not opened.is_complete:

@@ -17,10 +17,12 @@ from screening.campaign import Campaign
 from screening.cluster import Cluster
 from screening.errors import RunError, UserError
 from screening.grid import units
+from screening.hull import KnownHull
 from screening.pipeline import fingerprints, resume_campaign, run_campaign
 from screening.pool import Outcome
 from screening.progress import HEARTBEAT, Progress, StageProgress
 from screening.references import References
+from screening.relaxation import RelaxationStage
 from screening.schema import structure_from_row
 from screening.status import campaign_status
 from screening.store import Store
@@ -87,6 +89,36 @@ def alloy(directory: Path) -> Campaign:
     known = directory / "known.csv"
     known.write_text(KNOWN)
     return Campaign.from_text(ALLOY.replace("REFERENCES", str(known)), "alloy")
+
+
+def test_what_lies_far_above_the_hull_is_given_up(local_ray: None, tmp_path: Path) -> None:
+    """Crystals wait for the hull of their system; those that are relaxed are so as ever."""
+    del local_ray
+    text = ALLOY.replace("REFERENCES", "prototypes")
+    text = text.replace("max_steps: 60}", "max_steps: 60, give_up_above: 0.05}")
+    campaign = Campaign.from_text(text, "alloy")
+    uri = run_campaign(campaign, str(tmp_path / "results"), view=quiet()).uri
+    store = Store(uri)
+    samples = {row["sample_id"]: row for row in store.read_samples().to_pylist()}
+    candidates = {row["sample_id"]: row for row in store.candidates().to_pylist()}
+    assert len(samples) == N_ALLOY
+    given_up = {name for name, row in samples.items() if row["status"] == "filtered"}
+    assert given_up
+    assert given_up == samples.keys() - candidates.keys()
+    hull = KnownHull("Al-Cu", References(campaign, store).rows("Al-Cu"))
+    stage = RelaxationStage(campaign.relaxation.calculator, campaign.relaxation.fmax, 60)
+    stage.setup()
+    for name, sample in samples.items():
+        relaxed = stage({**sample, "status": "kept", "reason": None})
+        height = relaxed["energy_per_atom"] - hull.energy_per_atom(
+            relaxed["chemical_formula_reduced"]
+        )
+        if name in given_up:
+            assert sample["reason"].startswith("give_up_above: not expected below ")
+            assert height > campaign.relaxation.give_up_above
+        else:
+            assert candidates[name]["energy_per_atom"] == relaxed["energy_per_atom"]
+            assert candidates[name]["e_above_hull"] == pytest.approx(height)
 
 
 def test_copper_comes_out_as_it_is_known(copper: CampaignResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from screening.corrections import mp2020_correction
 from screening.errors import UserError
 from screening.free_coordinates import FreeCoordinates, free_coordinates
 from screening.minimisation import Point, minimise
-from screening.relaxation import ExplodedError, RelaxationStage, relax
+from screening.relaxation import ExplodedError, RelaxationStage, Rival, relax
 from screening.schema import structure_columns, structure_from_row
 
 if TYPE_CHECKING:
@@ -409,21 +410,40 @@ def test_crystals_go_down_together_as_they_do_alone(chgnet: RelaxationStage) -> 
     good = [unit.to_structure() for unit in BY_CENTRING.values()]
     assert sum(len(structure) for structure in good) > ATOMS_AT_ONCE / 2
     rows = [row_of(structure) for structure in [*good, isolated, *good, colliding]]
-    descents = chgnet.begin(rows)
-    descents.go_down(range(len(rows)), n_evaluations=1)
-    lowest = [descents.lowest(place) for place in range(len(rows))]
-    descents.go_down(range(len(rows)))
-    for place, row in enumerate(rows):
-        together, alone = chgnet.candidate(row, descents, place), chgnet(row)
+    found = chgnet.together(rows)
+    for row, together in zip(rows, found, strict=True):
+        alone = chgnet(row)
         assert together["status"] == alone["status"]
         assert together.get("error") == alone.get("error")
         if alone["status"] == "kept":
             assert together["energy_per_atom"] == pytest.approx(alone["energy_per_atom"], abs=1e-4)
             assert together["converged"] == alone["converged"]
-            assert lowest[place] >= together["energy_per_atom"] - 1e-6
-    assert {len(good), len(rows) - 1} <= set(descents.errors)
-    assert len(descents.errors) < len(rows) / 2
-    assert lowest[len(good)] is None
+    failed = [place for place, row in enumerate(found) if row["status"] == "failed"]
+    assert {len(good), len(rows) - 1} <= set(failed)
+    assert len(failed) < len(rows) / 2
+
+
+def test_what_cannot_come_close_to_the_hull_is_given_up() -> None:
+    stage = RelaxationStage(EMT_NAME, fmax=0.01, max_steps=200, give_up_above=0.1)
+    stage.setup()
+    row = row_of(LOW_SYMMETRY)
+    alone = stage(row)
+    energy, n_steps = alone["energy_per_atom"], alone["n_steps"]
+    reached, missed, hopeless = stage.together(
+        [Rival(row, energy - 0.099), Rival(row, energy - 0.15), Rival(row, energy - 100.0)]
+    )
+    assert reached == alone
+    for given_up, most in ((missed, n_steps), (hopeless, 1)):
+        assert given_up["status"] == "filtered"
+        found = re.fullmatch(
+            r"give_up_above: not expected below (\d+\.\d\d) eV/atom above the hull after (\d+) "
+            r"evaluations > 0\.1",
+            given_up["reason"],
+        )
+        assert float(found[1]) > 0.1
+        assert 1 <= int(found[2]) <= most
+        assert "energy" not in given_up
+        assert given_up["lattice_vectors"] == row["lattice_vectors"]
 
 
 def test_one_pass_of_many_crystals_gives_what_single_ones_give() -> None:
