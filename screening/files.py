@@ -64,8 +64,9 @@ class LocalFiles:
 
     def read_parts(self, name: str, use: Callable[[pa.NativeFile], _Value]) -> _Value:
         """Return what a function makes of a file in which it reads here and there."""
-        with pa.OSFile(str(self.directory / name)) as file:
-            return use(file)
+        # Python's errors say what is wrong in two words, and whether the file is there.
+        with (self.directory / name).open("rb") as file:
+            return use(pa.PythonFile(file, mode="r"))
 
     def write(self, name: str, content: Any) -> None:
         """Write beside the target, flush to the disk, rename, and flush the rename."""

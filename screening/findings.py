@@ -92,14 +92,14 @@ def funnel(samples: Iterable[Row], candidates: Iterable[Row]) -> list[Stage]:
             if (reason := why_not(row)) is not None:
                 lost[reason] += 1
                 break
-    if kept > n_candidates:
-        # Where a finished campaign is resumed, what is new has no place in the ranking yet.
-        losses[0]["not ranked yet"] = kept - n_candidates
     stages = [Stage("samples drawn", kept + filtered.total(), tuple(filtered.most_common()))]
-    name, count = "passed on to relaxation", kept
+    # Where a finished campaign is resumed, what is new has no place in the ranking yet.
+    waiting = (("not ranked yet", kept - n_candidates),) if kept > n_candidates else ()
+    name, count, left = "passed on to relaxation", kept, n_candidates
     for (next_name, _), lost in zip(_STEPS, losses, strict=True):
-        stages.append(Stage(name, count, tuple(lost.most_common())))
-        name, count = next_name, count - lost.total()
+        stages.append(Stage(name, count, tuple(lost.most_common()) + waiting))
+        left -= lost.total()
+        name, count, waiting = next_name, left, ()
     return [*stages, Stage(name, count)]
 
 

@@ -220,10 +220,18 @@ class Busy(LocalFiles):
 
     def read(self, name: str) -> bytes:
         """Read, after the run has merged all."""
+        self._merge(name)
+        return super().read(name)
+
+    def read_parts(self, name: str, use: Any) -> Any:
+        """Read, after the run has merged all."""
+        self._merge(name)
+        return super().read_parts(name, use)
+
+    def _merge(self, name: str) -> None:
         if name.startswith(self.prefix) and not self.is_done:
             self.is_done = True
             self.store.compact()
-        return super().read(name)
 
 
 def test_marks_can_be_read_while_they_are_sealed(tmp_path: Path) -> None:
