@@ -353,6 +353,8 @@ class Campaign(Settings):
             # Unset, it is as if the key did not exist: campaigns from before it stay what they are.
             if not settings["filters"][name]:
                 del settings["filters"][name]
+        if settings["relaxation"]["give_up_above"] is None:
+            del settings["relaxation"]["give_up_above"]
         if settings["generator"]["method"] == "model":
             del settings["generator"]["method"]  # results from before there was a choice go on
         text = json.dumps({"campaign": settings, "parts": parts}, sort_keys=True)

@@ -70,7 +70,12 @@ def test_resolved_file_names_every_setting_and_reads_back() -> None:
     campaign = Campaign.from_mapping(SHORTEST)
     resolved = campaign.resolved()
     assert resolved["space_groups"] == list(COMMON32)
-    assert resolved["relaxation"] == {"calculator": "default", "fmax": 0.05, "max_steps": 200}
+    assert resolved["relaxation"] == {
+        "calculator": "default",
+        "fmax": 0.05,
+        "max_steps": 200,
+        "give_up_above": None,
+    }
     assert resolved["generator"]["unit_size"] == 32
     assert resolved["output"] == "results/cu-k-si"
     assert Campaign.from_text(campaign.to_yaml(), "again") == campaign
@@ -317,7 +322,7 @@ def test_fingerprint_changes_with_everything_but_the_output() -> None:
     assert len({base, *others}) == 4
 
 
-def test_fingerprint_does_not_know_filters_that_are_not_set() -> None:
+def test_fingerprint_does_not_know_limits_that_are_not_set() -> None:
     """So that a campaign from before these keys existed goes on."""
     parts = {"model": "a", "calculator": "b", "references": "c"}
     assert Campaign.from_mapping(SHORTEST).fingerprint(parts) == "93218673e5f834d7"
@@ -325,6 +330,8 @@ def test_fingerprint_does_not_know_filters_that_are_not_set() -> None:
     for name, value in limits.items():
         with_limit = Campaign.from_mapping(changed(filters={name: value}))
         assert with_limit.fingerprint(parts) != "93218673e5f834d7"
+    giving_up = Campaign.from_mapping(changed(relaxation={"give_up_above": 0.0}))
+    assert giving_up.fingerprint(parts) != "93218673e5f834d7"
 
 
 def test_the_generator_s_method_is_recorded_and_counts() -> None:
@@ -338,6 +345,7 @@ def test_the_generator_s_method_is_recorded_and_counts() -> None:
     settings = model.resolved()
     del settings["output"], settings["generator"]["method"]
     settings["filters"] = {name: value for name, value in settings["filters"].items() if value}
+    del settings["relaxation"]["give_up_above"]
     text = json.dumps({"campaign": settings, "parts": {}}, sort_keys=True)
     assert model.fingerprint({}) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
