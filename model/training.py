@@ -19,13 +19,20 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.checkpoint import ScoreModel, load_checkpoint, save_checkpoint, write_beside
+from model.checkpoint import (
+    CheckpointError,
+    ScoreModel,
+    load_checkpoint,
+    save_checkpoint,
+    write_beside,
+)
 from model.dataset import DataError, read_crystals
 from model.lattice import free_mask, l3_from_lengths, untie
 from model.length_prior import fit_length_prior
 from model.multigraph import Batch, apply_affine, make_batch, ragged
 from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule, posterior_displacement
+from model.widening import widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -252,7 +259,7 @@ class Trainer:
         noise = self.network(example.batch, example.frac_coords, example.l3, example.level)
         position, length = (errors.mean() for errors in example.errors(noise))
         self.optimiser.zero_grad()
-        (position + length).backward()
+        self.objective(position, length).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         self.optimiser.step()
         self.step += 1
@@ -263,6 +270,11 @@ class Trainer:
             ):
                 mean.lerp_(value, 1.0 - decay)
         return float(position.detach()), float(length.detach())
+
+    @staticmethod
+    def objective(position: Tensor, length: Tensor) -> Tensor:
+        """Return what is made small, from the losses of positions and of lengths."""
+        return position + length
 
     def save_state(self, path: Path) -> None:
         """Write all that is needed to go on."""
@@ -333,6 +345,7 @@ def train(
     *,
     validation: Sequence[Path] = (),
     start_from: str | None = None,
+    widen: dict[str, int] | None = None,
     device: str = "auto",
     cache: Path | None = None,
     report: Callable[[str], None] = _LOG.info,
@@ -349,6 +362,8 @@ def train(
             is held back.
         start_from: a checkpoint's name or path; training goes on from its weights, with its
             network and noise schedule in place of those of ``config``.
+        widen: ``hidden``, ``bottleneck`` or both of that network, if it shall have more channels
+            than the checkpoint has.
         device: ``cpu``, ``cuda`` or ``auto``.
         cache: folder for the converted data.
         report: gets a line every now and then.
@@ -358,16 +373,21 @@ def train(
 
     Raises:
         DataError: if the data or a previous state cannot be used.
-        CheckpointError: if ``start_from`` is not a checkpoint.
+        CheckpointError: if ``start_from`` is not a checkpoint, or wider than ``widen`` asks for.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     start = load_checkpoint(start_from) if start_from is not None else None
+    network = None
     if start is not None:
-        network = start.network
+        torch.manual_seed(config.seed)
+        try:
+            network = widened(start.network, **(widen or {}))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
         config = replace(config, network=network.config, schedule=network.schedule)
     crystals, held_back = _split(data, validation, config, cache)
-    trainer = Trainer(config, device, start.network if start is not None else None)
+    trainer = Trainer(config, device, network)
     state = out.with_name(out.name + ".state")
     if state.exists():
         trainer.load_state(state)
@@ -450,7 +470,8 @@ def _lineage(start: ScoreModel | None) -> dict[str, Any] | None:
         return None
     kept = ("data", "crystals", "started_from", "epochs", "steps", "hours", "hardware")
     record = {key: start.training_record[key] for key in kept if key in start.training_record}
-    return {"fingerprint": start.fingerprint, **record}
+    widths = {name: getattr(start.config, name) for name in ("hidden", "bottleneck")}
+    return {"fingerprint": start.fingerprint, **widths, **record}
 
 
 def _hardware(device: torch.device) -> str:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from model.network import NetworkConfig, ScoreNetwork
+from model.network import ScoreNetwork
 
 
-def widened(network: ScoreNetwork, hidden: int, bottleneck: int) -> ScoreNetwork:
-    """Return a network that estimates the same noise with at least so many channels.
+def widened(
+    network: ScoreNetwork, *, hidden: int | None = None, bottleneck: int | None = None
+) -> ScoreNetwork:
+    """Return a network that estimates the same noise with more channels.
 
     What a new channel makes of the old ones is drawn at random, what the old ones make of it is
     zero (after Chen, Goodfellow and Shlens 2016, arXiv:1511.05641, with zeros in place of copies,
@@ -19,16 +21,23 @@ def widened(network: ScoreNetwork, hidden: int, bottleneck: int) -> ScoreNetwork
 
     Args:
         network: the trained network, which stays as it is.
-        hidden: width of edge messages.
-        bottleneck: width of messages inside the sum over angles.
+        hidden: width of edge messages; without it, the network's.
+        bottleneck: width of messages inside the sum over angles; without it, the network's.
+
+    Raises:
+        ValueError: if that is narrower than the network.
     """
-    config: NetworkConfig = replace(
-        network.config,
-        hidden=max(hidden, network.config.hidden),
-        bottleneck=max(bottleneck, network.config.bottleneck),
+    config = network.config
+    for name, width in (("hidden", hidden), ("bottleneck", bottleneck)):
+        least: int = getattr(config, name)
+        if width is not None and width < least:
+            message = (
+                f"network.{name} must be at least {least}, that of the checkpoint, got {width}"
+            )
+            raise ValueError(message)
+    config = replace(
+        config, hidden=hidden or config.hidden, bottleneck=bottleneck or config.bottleneck
     )
-    if config == network.config:
-        return network
     wide = ScoreNetwork(config, network.schedule)
     with torch.no_grad():
         wide.frequencies.copy_(network.frequencies)

@@ -75,6 +75,9 @@ LOCAL_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Behind the driver and the user's windows; Ray's own 15 is behind everything else, too.
     "RAY_worker_niceness": "5",
+    # Actors take nearly all cores, and beyond those that are free Ray ends a task's process after a
+    # second without work. The next graph would wait for a new process to import torch.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 UNIT_SIZE = 32
 """Samples at once, as in a campaign's default, so that the same seed gives the same crystals."""
 
+_MAY_BE_WIDER = {"hidden", "bottleneck"}
+"""Sizes of the network that training may give a checkpoint it goes on from."""
+
 _SITES = re.compile(r"([A-Za-z]{1,2})=([0-9]{1,3})")
 
 
@@ -170,16 +173,21 @@ def train_model(
             f"--out is {shown(str(out), 200)}; allowed: a file name that ends in .safetensors"
         )
     values = read_settings(config) if config else {}
-    if start_from is not None and (fixed := {"network", "schedule"} & set(values)):
-        raise UserError(
-            f"{config}: {min(fixed)} is given; with --start-from it is that of the checkpoint, so "
-            f"leave it out"
-        )
     try:
         settings = TrainingConfig.from_dict(values)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{config}: {error}") from None
+    widen = None
+    if start_from is not None:
+        sizes = set(values.get("network", {}))
+        fixed = {"schedule"} & set(values) | {f"network.{s}" for s in sizes - _MAY_BE_WIDER}
+        if fixed:
+            raise UserError(
+                f"{config}: {min(fixed)} is given; with --start-from it is that of the "
+                f"checkpoint, so leave it out"
+            )
+        widen = {size: getattr(settings.network, size) for size in sizes}
     try:
-        train(data, out, settings, start_from=start_from, report=report)
+        train(data, out, settings, start_from=start_from, widen=widen, report=report)
     except DataError as error:
         raise UserError(str(error)) from None

@@ -128,6 +128,12 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def own_process(number: int) -> int:
+    """Say which process prepares."""
+    del number
+    return os.getpid()
+
+
 def fragile_double(number: int) -> int:
     """Prepare a piece of work, but die at 3 and raise at 4."""
     if number == 3:

@@ -361,7 +361,14 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
                 *("train", "--data", "good.yaml", "--out", "o.safetensors"),
                 *("--start-from", "default", "--config", "network.yaml"),
             ],
-            "network.yaml: network is given; with --start-from it is that of the checkpoint",
+            "network.yaml: network.n_blocks is given; with --start-from it is that of the checkpoint",
+        ),
+        (
+            [
+                *("train", "--data", "good.yaml", "--out", "o.safetensors"),
+                *("--start-from", "default", "--config", "narrow.yaml"),
+            ],
+            "network.hidden must be at least",
         ),
     ],
 )
@@ -369,7 +376,8 @@ def test_command_that_is_asked_for_wrongly(
     in_directory: Path, arguments: list[str], words: str, call: Callable[..., tuple[int, str, str]]
 ) -> None:
     results(in_directory / "r")
-    (in_directory / "network.yaml").write_text("network: {hidden: 8}\n")
+    (in_directory / "network.yaml").write_text("network: {hidden: 8, n_blocks: 2}\n")
+    (in_directory / "narrow.yaml").write_text("network: {hidden: 8}\n")
     check_refusal(call(*arguments), words)
 
 

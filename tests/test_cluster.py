@@ -20,6 +20,7 @@ from faulty_stages import (
     Square,
     double,
     fragile_double,
+    own_process,
 )
 
 from screening import cluster as cluster_module
@@ -104,6 +105,17 @@ def test_graph_tasks_feed_the_actors(cluster: Cluster) -> None:
     (outcome,) = drain(cluster, pool)
     assert outcome.value[0] == 36
     assert outcome.prepare_s > 0
+
+
+def test_processes_of_graph_tasks_outlive_a_pause(cluster: Cluster) -> None:
+    """Ray ends idle ones beyond the free cores after a second, unless it is told otherwise."""
+    pool = cluster.pool("square", Square(), size=2, num_cpus=0.9, prepare=own_process)
+    outcomes = []
+    for number in range(4):
+        pool.submit(str(number), number)
+        outcomes += drain(cluster, pool)
+        time.sleep(2.0)
+    assert len({outcome.value[0] for outcome in outcomes}) <= 2
 
 
 def test_a_graph_task_that_dies_or_raises_is_one_recorded_failure(cluster: Cluster) -> None:

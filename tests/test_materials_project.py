@@ -6,9 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from materials_server import AU_CU3, DB_VERSION, KEY, PHASES, document, materials_server
+from pymatgen.core import Composition
 
 from screening.calculators import load_calculator
 from screening.campaign import Campaign
@@ -212,6 +214,45 @@ def test_a_campaign_fetches_once_and_stays_on_one_scale(
     assert placed["e_above_hull"] == pytest.approx(0.025)
     assert (placed["matched_reference_id"], placed["is_novel"]) == ("mp-4-GGA", False)
     assert placed["hull_source"] == SOURCE
+
+
+def test_a_whole_campaign_is_placed_on_the_project_s_hull(
+    server: MaterialsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file, out = tmp_path / "alloy.yaml", tmp_path / "out"
+    text = campaign("mp").to_yaml().replace("samples_per_cell: 1", "samples_per_cell: 4")
+    file.write_text(text)
+    assert main(["run", str(file), "--out", str(out)]) == 0
+    assert len(server.queries) == 1
+
+    # Without a key and without a network it goes on, on the same scale.
+    monkeypatch.delenv("MP_API_KEY")
+    monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
+    store = Store(str(out))
+    before = store.candidates()
+    assert main(["resume", str(out)]) == 0
+    assert store.candidates() == before
+    assert len(server.queries) == 1
+
+    rows = before.to_pylist()
+    placed = [row for row in rows if row["e_above_hull"] is not None]
+    assert placed
+    hull = {"Au": 0.0, "AuCu": -0.05, "AuCu3": -0.125, "Cu": 0.0}
+    for row in placed:
+        assert row["hull_source"] == SOURCE
+        # Linear between the phases, whose formation energies are known.
+        share = Composition(row["chemical_formula_reduced"]).get_atomic_fraction("Cu")
+        at = np.interp(share, [0.0, 0.5, 0.75, 1.0], list(hull.values()))
+        assert row["e_above_hull"] == pytest.approx(row["formation_energy_per_atom"] - at)
+    found = {row["matched_reference_id"] for row in placed if not row["is_novel"]}
+    assert found <= {phase[0] + "-GGA" for phase in PHASES}
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in path.read_bytes() for path in paths)
+    told = capfd.readouterr()
+    assert KEY not in told.out + told.err
 
 
 def test_the_key_reaches_no_file(

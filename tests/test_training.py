@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,6 +124,24 @@ def test_training_goes_on_from_a_checkpoint(cif_folder: Path, tmp_path: Path) ->
     lineage = after.training_record["started_from"]
     assert lineage["fingerprint"] == before.fingerprint
     assert lineage["steps"] == before.training_record["steps"]
+
+
+def test_training_goes_on_in_a_wider_network(cif_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    train([cif_folder], first, SMALL, device="cpu")
+    no_time = TrainingConfig(minutes=1e-9, batch_size=4)
+    wider = {"hidden": SMALL.network.hidden + 8, "bottleneck": SMALL.network.bottleneck + 4}
+    train([cif_folder], second, no_time, start_from=str(first), widen=wider, device="cpu")
+    after = load_checkpoint(str(second))
+    assert after.config == replace(SMALL.network, **wider)
+    assert after.training_record["started_from"]["hidden"] == SMALL.network.hidden
+    # Again, and from the wider one, which has the same width without being asked.
+    train([cif_folder], second, no_time, start_from=str(first), widen=wider, device="cpu")
+    third = tmp_path / "third.safetensors"
+    train([cif_folder], third, no_time, start_from=str(second), device="cpu")
+    assert load_checkpoint(str(third)).config == after.config
+    with pytest.raises(CheckpointError, match=r"network\.bottleneck must be at least"):
+        train([cif_folder], third, no_time, start_from=str(second), widen={"bottleneck": 1})
 
 
 def test_a_state_of_another_configuration_is_refused(cif_folder: Path, tmp_path: Path) -> None:
