@@ -112,10 +112,14 @@ class Progress:
         self.stages = {stage.name: stage for stage in stages}
         self.activity = "starting"
         self.state = "running"
+        self.cpus = self.gpus = 0
+        """Cores and GPUs that the run has at this moment."""
+        self.core_s = self.gpu_s = 0.0
+        """Seconds of them that it had since it began, busy or not, s."""
         self._view = view
         self._write_heartbeat = write_heartbeat
         self._clock = clock
-        self._began_at = clock()
+        self._began_at = self._ticked_at = clock()
         self._heartbeat_at = float("-inf")
         self._estimate: tuple[float, float] | None = None
 
@@ -197,6 +201,10 @@ class Progress:
 
     def tick(self, *, force: bool = False) -> None:
         """Refresh the view, and the heartbeat when it is due."""
+        now = self._clock()
+        self.core_s += self.cpus * (now - self._ticked_at)
+        self.gpu_s += self.gpus * (now - self._ticked_at)
+        self._ticked_at = now
         self._view.show(self)
         if force or self._clock() - self._heartbeat_at >= HEARTBEAT_INTERVAL_S:
             self._heartbeat_at = self._clock()
@@ -218,6 +226,8 @@ class Progress:
             "updated_at": time.time(),
             "elapsed_s": round(self.elapsed_s, 3),
             "seconds_left": None if left_s is None else round(left_s, 1),
+            "core_s": round(self.core_s, 3),
+            "gpu_s": round(self.gpu_s, 3),
             "process": os.getpid(),
             "host": socket.gethostname(),
             "stages": {name: stage.snapshot() for name, stage in self.stages.items()},

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from screening.cluster import Cluster
 from screening.errors import RunError, ScreeningError
 from screening.export import cif_text, file_stem
+from screening.findings import findings
 from screening.grid import grid_size
 from screening.ledger import total
 from screening.plan import RELAXATION_S, SAMPLING_S
@@ -25,6 +26,7 @@ from screening.references import References
 from screening.report import report_campaign
 from screening.schema import STATUSES, structure_from_row
 from screening.signals import terminated_like_interrupted
+from screening.store import SUMMARY
 from screening.sweep import REFERENCES, RELAXATION, RELAXERS, SAMPLERS, SAMPLING, Sweep
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-SUMMARY = "summary.json"
 CIF_DIRECTORY = "cif"
 RANKING_S = 10.0
 """Expected seconds to rank a chemical system, workers' start included, s."""
@@ -72,7 +73,6 @@ class Run:
         self.parts = parts
         self.references = References(campaign, store)
         self.ranking_s: dict[str, float] = {}
-        self.machine: dict[str, int] = {}
         self.earlier_runs: list[dict[str, Any]] = []
         self.cluster: Cluster | None = None
         self.progress = self._open_progress(view)
@@ -88,6 +88,7 @@ class Run:
                 self.progress.do("starting Ray")
                 with Cluster(address, num_cpus) as cluster, self._said_when_stopping():
                     self.cluster = cluster
+                    self._look_at_machines()
                     try:
                         self._sample_and_relax(cluster, num_samplers)
                         self._rank(cluster)
@@ -117,7 +118,6 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="ranking-") as directory:
             runs = RankedRuns(Path(directory))
             self.ranking_s = rank(cluster, systems, self.references, self.progress, runs.add)
-            self.machine = {"cpus": cluster.cpus, "gpus": cluster.gpus}
             self.progress.do("writing the table")
             began = time.perf_counter()
             self.store.write_candidates(runs.merged())
@@ -148,6 +148,8 @@ class Run:
         marks = self.store.marks(["state", *STATUSES])
         candidates = self.store.candidates(["status", "is_representative", "converged"])
         this_run = self.progress.snapshot()
+        found = findings(self.store.best(columns=("e_above_hull", "is_novel")))
+        all_runs = _totals([*self.earlier_runs, this_run])
         return {
             "campaign": self.campaign.name,
             "fingerprints": self.store.fingerprints,
@@ -156,14 +158,22 @@ class Run:
             "candidates": dict(Counter(candidates["status"].to_pylist())),
             "distinct": pc.sum(candidates["is_representative"], min_count=0).as_py(),
             "converged": pc.sum(candidates["converged"], min_count=0).as_py(),
+            "novel": {
+                "distinct": found.novel,
+                "near_hull": found.near,
+                "on_hull": found.stable,
+                "near_hull_per_core_hour": _ratio(found.near, all_runs["core_hours"]),
+                "near_hull_per_gpu_hour": _ratio(found.near, all_runs["gpu_hours"]),
+            },
             "this_run": {
-                **self.machine,
+                "cpus": self.progress.cpus,
+                "gpus": self.progress.gpus,
                 "wall_s": this_run["elapsed_s"],
                 "stages": this_run["stages"],
                 "ranking_s": self.ranking_s,
                 "publishing_s": round(publishing_s, 3),
             },
-            "all_runs": _totals([*self.earlier_runs, this_run]),
+            "all_runs": all_runs,
         }
 
     def _open_progress(self, view: View) -> Progress:
@@ -180,8 +190,13 @@ class Run:
 
     def _beat(self, snapshot: dict[str, Any]) -> None:
         self.store.write_json(HEARTBEAT, snapshot)
+        self._look_at_machines()
         if self.cluster is not None:
             self.cluster.publish(self.campaign.name, snapshot["stages"])
+
+    def _look_at_machines(self) -> None:
+        if self.cluster is not None:
+            self.progress.cpus, self.progress.gpus = self.cluster.cpus, self.cluster.gpus
 
     def _remember_earlier_run(self) -> None:
         """Keep the times of the run before this one, which may have been killed."""
@@ -221,8 +236,18 @@ def _totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for run in runs:
         for name, stage in run["stages"].items():
             busy_s[name] += stage["busy_s"]
+    hours = {
+        # Runs of before these were counted have none.
+        f"{unit}_hours": round(sum(run.get(f"{unit}_s", 0.0) for run in runs) / 3600, 5)
+        for unit in ("core", "gpu")
+    }
     return {
         "runs": len(runs),
         "wall_s": round(sum(run["elapsed_s"] for run in runs), 3),
+        **hours,
         "busy_s": {name: round(seconds, 3) for name, seconds in busy_s.items()},
     }
+
+
+def _ratio(count: int, hours: float) -> float | None:
+    return round(count / hours, 3) if hours else None

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 CAMPAIGN = "campaign.yaml"
 FINGERPRINTS = "fingerprints.json"
 CANDIDATES = "candidates.parquet"
+SUMMARY = "summary.json"
 _SAMPLES = "samples"
 _RELAXED = "_candidates"
 _TRIES = 3

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from screening.chemistry import space_group_symbol
-from screening.store import CANDIDATES
+from screening.findings import NEAR_HULL
+from screening.store import CANDIDATES, SUMMARY
 
 if TYPE_CHECKING:
     from screening.export import Row
@@ -39,11 +40,30 @@ def summary_text(store: Store, top: int) -> str:
         lines.append(
             f"{failed} unit{'s' * (failed > 1)} failed; `screening resume {store.uri} --retry-failed` tries them again"
         )
+    lines += _headline(store.read_json(SUMMARY))
     present = set(store.files.names(""))
     lines += [
         f"{name:10}{store.uri.rstrip('/')}/{path}" for name, path in _PRODUCTS if path in present
     ]
     return "\n".join(lines)
+
+
+def _headline(summary: Any) -> list[str]:
+    """Say how many new crystals the campaign is worth, and what one hour of a machine brought."""
+    novel = summary.get("novel") if isinstance(summary, dict) else None
+    if not novel:
+        return []
+    count = novel["near_hull"]
+    text = (
+        f"{'novel':10}{count} distinct crystal{'s' * (count != 1)} at most {NEAR_HULL:g} eV/atom "
+        f"above the hull, {novel['on_hull']} of them on it or below"
+    )
+    rates = [
+        f"{novel[f'near_hull_per_{unit}_hour']:.1f} per {name}-hour"
+        for unit, name in (("core", "core"), ("gpu", "GPU"))
+        if novel[f"near_hull_per_{unit}_hour"] is not None
+    ]
+    return [f"{text}: {', '.join(rates)}" if rates else text]
 
 
 def _cells(rank: int, row: Row) -> tuple[str, ...]:

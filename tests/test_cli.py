@@ -96,7 +96,14 @@ def test_summary_lists_the_best_and_where_things_lie(tmp_path: Path) -> None:
         ],
     )
     store.write_text("report.html", "<html>")
+    novel = {"distinct": 3, "near_hull": 1, "on_hull": 1}
+    rates = {"near_hull_per_core_hour": 12.345, "near_hull_per_gpu_hour": None}
+    store.write_json("summary.json", {"novel": {**novel, **rates}})
     lines = summary_text(store, 10).splitlines()
+    assert lines.pop(4) == (
+        "novel     1 distinct crystal at most 0.1 eV/atom above the hull, 1 of them on it or below: "
+        "12.3 per core-hour"
+    )
     assert lines[1].split() == ["1", "ClCs", "221", "Pm-3m", "-0.014", "eV/atom", "b-000", "novel"]
     assert "known: B2" in lines[2]
     assert "1 unit failed; `screening resume" in lines[3]

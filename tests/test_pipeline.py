@@ -183,6 +183,20 @@ def test_the_summary_and_the_heartbeat_tell_what_was_done(copper: CampaignResult
     assert sum(summary["samples"].values()) == 9
     assert summary["units"] == {"done": 6}
     assert summary["all_runs"]["busy_s"].keys() == summary["this_run"]["stages"].keys()
+    wall_h = summary["all_runs"]["wall_s"] / 3600
+    assert 0 < summary["all_runs"]["core_hours"] <= wall_h * summary["this_run"]["cpus"] + 1e-3
+    ranked = store.candidates().to_pylist()
+    near = [
+        row
+        for row in ranked
+        if row["e_above_hull"] is not None and row["e_above_hull"] <= 0.1
+        if row["is_novel"] and row["is_representative"] and row["converged"]
+    ]
+    novel = summary["novel"]
+    assert novel["near_hull"] == len(near)
+    per_hour = len(near) / summary["all_runs"]["core_hours"]
+    assert novel["near_hull_per_core_hour"] == pytest.approx(per_hour, rel=1e-3)
+    assert novel["near_hull_per_gpu_hour"] is None
     stages = summary["this_run"]["stages"]
     assert stages["sampling"]["done"] == stages["sampling"]["total"] == 9
     assert stages["relaxation"]["done"] == stages["relaxation"]["total"]

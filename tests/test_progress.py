@@ -98,6 +98,22 @@ def test_the_heartbeat_is_json_and_comes_every_few_seconds_and_at_the_end() -> N
     assert last["elapsed_s"] == pytest.approx(10.0)
 
 
+def test_hours_of_cores_are_those_that_the_run_had() -> None:
+    clock = Clock()
+    progress = a_run(LineView(io.StringIO()), clock)
+    clock.now += 5  # no machine yet
+    progress.tick()
+    progress.cpus, progress.gpus = 4, 1
+    clock.now += 10
+    progress.tick()
+    progress.cpus = 8  # another machine has come
+    clock.now += 1
+    progress.finish("finished")
+    snapshot = progress.snapshot()
+    assert snapshot["core_s"] == pytest.approx(4 * 10 + 8 * 1)
+    assert snapshot["gpu_s"] == pytest.approx(11)
+
+
 def test_lines_say_what_is_done_and_how_long_it_takes() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = a_run(LineView(stream, clock), clock)
