@@ -1,7 +1,8 @@
 """Training data: reads crystals from files and keeps their asymmetric units as flat arrays.
 
-Accepted files: Parquet with the columns ``lattice``, ``frac_coords`` and ``atomic_numbers``; CSV
-with a ``cif`` column (the form of CDVAE's MP-20 files); a CIF; a folder of CIFs.
+Accepted files: Parquet with the columns ``lattice``, ``frac_coords`` and ``atomic_numbers``, or with
+OPTIMADE's, as in the tables of a campaign and of phases fetched from the Materials Project; CSV with a
+``cif`` column (the form of CDVAE's MP-20 files); a CIF; a folder of CIFs.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ def join(units: Sequence[AsymmetricUnit], n_skipped: int = 0) -> Crystals:
         n_skipped=n_skipped,
     )
 
+
+_FLAT = ("lattice", "frac_coords", "atomic_numbers")
+_OPTIMADE = ("lattice_vectors", "species_at_sites", "cartesian_site_positions")
 
 Cell = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]"]
 """Lattice, fractional coordinates and atomic numbers of a crystal, in any cell."""
@@ -186,20 +190,46 @@ def _from_parquet(path: Path) -> Iterator[Cell]:
     import pyarrow as pa  # noqa: PLC0415 - slow to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    columns = ["lattice", "frac_coords", "atomic_numbers"]
     try:
-        table = pq.read_table(path, columns=columns)
+        present = pq.read_schema(path).names
+        of_optimade = set(_OPTIMADE) <= set(present)
+        columns = _OPTIMADE if of_optimade else _FLAT
+        table = pq.read_table(path, columns=list(columns))
     except (pa.ArrowException, OSError) as error:
-        message = f"{path}: a Parquet file must have the columns {columns} ({error})"
+        message = (
+            f"{path}: a Parquet file must have the columns {', '.join(_FLAT)}, or "
+            f"{', '.join(_OPTIMADE)} ({error})"
+        )
         raise DataError(message) from error
     for batch in table.to_batches():
         for row in zip(*(batch.column(name) for name in columns), strict=True):
-            lattice, coords, numbers = (np.asarray(value.as_py()) for value in row)
-            yield (
-                np.asarray(lattice, dtype=np.float64).reshape(3, 3),
-                np.asarray(coords, dtype=np.float64).reshape(-1, 3),
-                np.asarray(numbers, dtype=np.int64),
-            )
+            values = [value.as_py() for value in row]
+            if any(value is None for value in values):
+                continue  # a row of a campaign that has no crystal
+            if of_optimade:
+                yield _from_optimade(path, *values)
+            else:
+                lattice, coords, numbers = values
+                yield (
+                    np.asarray(lattice, dtype=np.float64).reshape(3, 3),
+                    np.asarray(coords, dtype=np.float64).reshape(-1, 3),
+                    np.asarray(numbers, dtype=np.int64),
+                )
+
+
+def _from_optimade(
+    path: Path, vectors: list[list[float]], symbols: list[str], positions: list[list[float]]
+) -> Cell:
+    from ase.data import atomic_numbers  # noqa: PLC0415 - slow to import
+
+    unknown = sorted({symbol for symbol in symbols if not atomic_numbers.get(symbol)})
+    if unknown:
+        message = f"{path}: species_at_sites holds {unknown[0]!r}, which is no element"
+        raise DataError(message)
+    lattice = np.asarray(vectors, dtype=np.float64).reshape(3, 3)
+    cartesian = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+    numbers = np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64)
+    return lattice, np.linalg.solve(lattice.T, cartesian.T).T, numbers
 
 
 def _from_cif(text: str) -> Cell:

@@ -12,6 +12,7 @@ import pytest
 from materials_server import AU_CU3, DB_VERSION, KEY, PHASES, document, materials_server
 from pymatgen.core import Composition
 
+from model.dataset import read_crystals
 from screening.calculators import load_calculator
 from screening.campaign import Campaign
 from screening.cli import main
@@ -344,6 +345,8 @@ def test_a_fetched_file_serves_a_node_without_internet(
     references = References(settings, store_for(settings, tmp_path / "out"))
     assert references.source == SOURCE
     assert len(server.queries) == 1
+    # Its crystals can be learned from.
+    assert sorted(read_crystals([file]).space_groups) == [123, 221, 225, 225, 229]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from crystals import BY_CENTRING, COTUNNITE, ROCK_SALT, ExactScore
 
 from model.checkpoint import CheckpointError, checkpoint_path, load_checkpoint
-from model.dataset import Crystals, DataError, join, read_crystals
+from model.dataset import Crystals, DataError, join, read_cells, read_crystals
 from model.lattice import l3_from_lengths, lengths_from_l3
 from model.network import NetworkConfig
 from model.noise import NoiseSchedule, posterior_displacement
@@ -162,6 +164,33 @@ def test_csv_and_cif_files_give_the_same_crystals(cif_folder: Path, tmp_path: Pa
         assert np.array_equal(from_folder.space_groups, other.space_groups)
         assert np.allclose(from_folder.frac_coords, other.frac_coords)
     assert sorted(from_folder.space_groups) == sorted(u.space_group for u in BY_CENTRING.values())
+
+
+def test_tables_of_a_campaign_are_read(cif_folder: Path, tmp_path: Path) -> None:
+    structures = [unit.to_structure() for unit in BY_CENTRING.values()]
+    rows = [
+        {
+            "lattice_vectors": structure.lattice.matrix.tolist(),
+            "species_at_sites": [site.specie.symbol for site in structure],
+            "cartesian_site_positions": structure.cart_coords.tolist(),
+        }
+        for structure in structures
+    ]
+    nothing = dict.fromkeys(rows[0])
+    table = tmp_path / "candidates.parquet"
+    pq.write_table(pa.Table.from_pylist([*rows[:2], nothing, *rows[2:]]), table)
+    from_table, from_folder = read_crystals([table]), read_crystals([cif_folder])
+    assert sorted(from_table.space_groups) == sorted(from_folder.space_groups)
+    assert sorted(from_table.atomic_numbers) == sorted(from_folder.atomic_numbers)
+    for crystal, structure in zip(read_cells(table), structures, strict=True):
+        lattice, coords, numbers = crystal
+        assert np.allclose(coords @ lattice, structure.cart_coords)
+        assert numbers.tolist() == list(structure.atomic_numbers)
+
+    rows[0]["species_at_sites"] = ["Xx"] * len(rows[0]["species_at_sites"])
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    with pytest.raises(DataError, match="species_at_sites holds 'Xx', which is no element"):
+        read_crystals([table])
 
 
 @pytest.mark.parametrize(
