@@ -22,8 +22,8 @@ umask 077
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0
-# Keep the processes that build graphs for a minute, not a second: a new one takes seconds to import torch.
-export RAY_idle_worker_killing_time_threshold_ms=60000
+# Keep the processes that build graphs for ten minutes, not a second: a new one takes seconds to import torch.
+export RAY_idle_worker_killing_time_threshold_ms=600000
 
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=${nodes[0]}

@@ -229,7 +229,7 @@ def _from_optimade(
     lattice = np.asarray(vectors, dtype=np.float64).reshape(3, 3)
     cartesian = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     numbers = np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64)
-    return lattice, np.linalg.solve(lattice.T, cartesian.T).T, numbers
+    return lattice, np.asarray(cartesian @ np.linalg.inv(lattice), dtype=np.float64), numbers
 
 
 def _from_cif(text: str) -> Cell:

@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, distributed
 
 from model.checkpoint import (
     CheckpointError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _N_VALIDATION = 1000
+_BETWEEN_RANKS = 2**40
+"""Between the seeds of two processes that train together: more than there are steps."""
 _VALIDATION_LEVELS = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
 
 
@@ -56,6 +59,7 @@ class TrainingConfig:
     minutes: float | None = None
     """Training time after which the cosine has ended, if the epochs have not before."""
     batch_size: int = 64
+    """Crystals of a step, those of all processes together."""
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     gradient_clip: float = 1.0
@@ -260,6 +264,7 @@ class Trainer:
         position, length = (errors.mean() for errors in example.errors(noise))
         self.optimiser.zero_grad()
         self.objective(position, length).backward()
+        self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         self.optimiser.step()
         self.step += 1
@@ -270,6 +275,18 @@ class Trainer:
             ):
                 mean.lerp_(value, 1.0 - decay)
         return float(position.detach()), float(length.detach())
+
+    def _share_gradients(self) -> None:
+        """Take the mean of the gradients over all processes, each of which had a part of the batch."""
+        _, n_processes = _place()
+        if n_processes == 1:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(together)
+        parts = (together / n_processes).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     @staticmethod
     def objective(position: Tensor, length: Tensor) -> Tensor:
@@ -321,7 +338,11 @@ _MAY_CHANGE = ("epochs", "minutes", "save_every")
 
 
 def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
-    """Yield noisy batches for ever; each depends on the seed and on its step alone."""
+    """Yield noisy batches for ever; each depends on the seed and on its step alone.
+
+    Where several processes train together, each gets its own part of every batch.
+    """
+    rank, n_processes = _place()
     n_batches = max(1, len(crystals) // config.batch_size)
     groups = sorted({int(number) for number in crystals.space_groups})
     step = first_step
@@ -329,11 +350,15 @@ def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iter
         epoch, index = divmod(step, n_batches)
         order = np.random.default_rng((config.seed, epoch)).permutation(len(crystals))
         chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        seed = config.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(seed)
         # Evenly spread levels, one of which falls into each part of the range.
         level = (torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)) / len(
             chosen
         )
+        if n_processes > 1:
+            generator.manual_seed(seed + (rank + 1) * _BETWEEN_RANKS)
+            chosen, level = chosen[rank::n_processes], level[rank::n_processes]
         yield perturb(crystals.subset(chosen), level, config.schedule, generator, groups)
         step += 1
 
@@ -349,6 +374,7 @@ def train(
     device: str = "auto",
     cache: Path | None = None,
     report: Callable[[str], None] = _LOG.info,
+    launch: Callable[[Callable[[Callable[[str], None]], None]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a score model and write it to ``out``.
 
@@ -367,6 +393,9 @@ def train(
         device: ``cpu``, ``cuda`` or ``auto``.
         cache: folder for the converted data.
         report: gets a line every now and then.
+        launch: runs the function that it is given in several processes, with a process group of
+            torch's and with something that takes lines; the first of them must reach ``out`` under
+            this name, the others read there. Without it one process trains, this one.
 
     Returns:
         The validation losses that are stored in the checkpoint.
@@ -375,8 +404,6 @@ def train(
         DataError: if the data or a previous state cannot be used.
         CheckpointError: if ``start_from`` is not a checkpoint, or wider than ``widen`` asks for.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     start = load_checkpoint(start_from) if start_from is not None else None
     network = None
     if start is not None:
@@ -387,6 +414,42 @@ def train(
             raise CheckpointError(str(error)) from None
         config = replace(config, network=network.config, schedule=network.schedule)
     crystals, held_back = _split(data, validation, config, cache)
+    about = {
+        "data": [path.name for path in data],
+        "crystals": len(crystals),
+        "started_from": _lineage(start),
+        "validation_crystals": len(held_back),
+    }
+    if launch is None:
+        _work(config, network, crystals, held_back, out, about, device, report)
+    else:
+        launch(partial(_work, config, network, crystals, held_back, out, about, device))
+    losses: list[dict[str, float]] = load_checkpoint(str(out)).training_record["validation"]
+    return losses
+
+
+def _work(
+    config: TrainingConfig,
+    network: ScoreNetwork | None,
+    crystals: Crystals,
+    held_back: Crystals,
+    out: Path,
+    about: dict[str, Any],
+    device: str,
+    report: Callable[[str], None],
+) -> None:
+    """Train, alone or as one of several processes, of which the first writes."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, n_processes = _place()
+    if config.batch_size % n_processes or (n_processes > 1 and len(crystals) < config.batch_size):
+        message = (
+            f"{n_processes} workers cannot share batches of {config.batch_size} of {len(crystals)} "
+            f"crystals: batch_size must be a multiple of their number, and not above that of crystals"
+        )
+        raise DataError(message)
+    if rank:
+        report = _LOG.debug
     trainer = Trainer(config, device, network)
     state = out.with_name(out.name + ".state")
     if state.exists():
@@ -395,24 +458,29 @@ def train(
     steps_in_all = math.ceil(config.epochs * max(1, len(crystals) // config.batch_size))
     report(f"{len(crystals)} crystals, {steps_in_all} steps at the most, on {device}")
     _loop(trainer, crystals, steps_in_all, state, report)
-    losses = validate(trainer.average, held_back)
+    if rank:
+        return
     record = {
-        "data": [path.name for path in data],
-        "crystals": len(crystals),
-        "started_from": _lineage(start),
-        "validation_crystals": len(held_back),
+        **about,
         "epochs": trainer.step * config.batch_size / len(crystals),
         "steps": trainer.step,
         "hours": trainer.seconds / 3600.0,
+        "processes": n_processes,
         "hardware": _hardware(trainer.device),
         "torch": torch.__version__,
         "config": asdict(config),
         "learning_curve": trainer.curve,
-        "validation": losses,
+        "validation": validate(trainer.average, held_back),
     }
     save_checkpoint(out, trainer.average, fit_length_prior(crystals), record)
     report(f"wrote {out}")
-    return losses
+
+
+def _place() -> tuple[int, int]:
+    """Return which of how many processes that train together this one is."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def _split(
@@ -440,17 +508,18 @@ def _loop(
     state: Path,
     report: Callable[[str], None],
 ) -> None:
+    rank, _ = _place()
     last = saved = time.monotonic()
     recent: list[tuple[float, float]] = []
     for example in batches(crystals, trainer.config, trainer.step):
-        progress = trainer.progress(steps_in_all)
+        progress = _agreed(trainer.progress(steps_in_all), trainer.device)
         if progress >= 1.0:
             break
         recent.append(trainer.update(example, progress))
         now = time.monotonic()
         trainer.seconds += now - last
         last = now
-        if now - saved >= trainer.config.save_every:
+        if not rank and now - saved >= trainer.config.save_every:
             position, length = np.mean(recent, axis=0).tolist()
             trainer.curve.append(
                 {"step": trainer.step, "position_loss": position, "length_loss": length}
@@ -461,7 +530,17 @@ def _loop(
                 f"lengths {length:.4f}, {trainer.seconds / trainer.step:.3f} s per step"
             )
             saved, recent = now, []
-    trainer.save_state(state)
+    if not rank:
+        trainer.save_state(state)
+
+
+def _agreed(progress: float, device: torch.device) -> float:
+    """Return the first process's number: by its clock all of them must stop at the same step."""
+    if _place()[1] == 1:
+        return progress
+    told = torch.tensor([progress], dtype=torch.float64, device=device)
+    distributed.broadcast(told, src=0)
+    return float(told)
 
 
 def _lineage(start: ScoreModel | None) -> dict[str, Any] | None:

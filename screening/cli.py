@@ -332,17 +332,35 @@ def train(
         str | None,
         typer.Option(metavar="F", help="A checkpoint's name or path, to go on from its weights."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=_integer("--workers", 1),
+            help="Train in so many processes of a Ray cluster, on a GPU each.",
+        ),
+    ] = None,
+    address: RayAddress = None,
 ) -> None:
     """Train a score model on your own crystals.
 
-    It uses a GPU when there is one; the same command goes on after a stop.
+    It uses a GPU when there is one, and several with --workers; the same command goes on after a
+    stop.
 
     \b
     Example: screening train --data train.parquet --out mine.safetensors
     """
     from screening.direct import train_model
 
-    train_model([*data, *(more or [])], out, config, start_from, report=_say)
+    train_model(
+        [*data, *(more or [])],
+        out,
+        config,
+        start_from,
+        report=_say,
+        workers=workers,
+        address=address,
+    )
     print(out)
 
 

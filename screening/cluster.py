@@ -29,6 +29,7 @@ from screening.pool import MAX_ATTEMPTS, Outcome, Pool, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from screening.pool import Stage
@@ -77,7 +78,7 @@ LOCAL_RAY = {
     "RAY_worker_niceness": "5",
     # Actors take nearly all cores, and beyond those that are free Ray ends a task's process after a
     # second without work. The next graph would wait for a new process to import torch.
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
 
 
@@ -273,6 +274,58 @@ class Cluster:
                 tags = {"campaign": campaign, "stage": stage}
                 self._gauges[name].set(float(figures[name]), tags)
 
+    def train(
+        self,
+        function: Callable[[Callable[[str], None]], None],
+        workers: int,
+        directory: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        """Run a function in processes that share a process group of torch's, with Ray Train.
+
+        Each has a GPU to itself, or in a cluster without any a core. Where one is lost, all begin
+        again, up to `MAX_ATTEMPTS` times: the function goes on from what it has saved.
+
+        Args:
+            function: Is given something that takes lines.
+            workers: How many processes.
+            directory: Where Ray Train keeps its books, which are removed in the end; every machine
+                must reach it.
+            say: Gets the lines.
+
+        Raises:
+            UserError: if the cluster has no room for so many.
+            RunError: if one of them failed.
+        """
+        kind, room = ("GPUs", self.gpus) if self.gpus else ("cores", self.cpus)
+        if workers > room:
+            raise UserError(f"--workers is {workers}; allowed: 1 to {room}, the {kind} there are")
+        names = ("ray.train", "ray.train.torch", "ray.util.queue")
+        train, torch_train, queues = (importlib.import_module(name) for name in names)
+        lines = queues.Queue(actor_options={"num_cpus": 0})
+        books = tempfile.mkdtemp(prefix=".training-", dir=directory)
+        trainer = torch_train.TorchTrainer(
+            lambda: function(lines.put),
+            scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=self.gpus > 0),
+            run_config=train.RunConfig(
+                storage_path=books,
+                failure_config=train.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+            ),
+        )
+        ended = threading.Event()
+        telling = threading.Thread(target=_tell, args=(lines, queues.Empty, say, ended))
+        telling.start()
+        try:
+            trainer.fit()
+        except self._ray.exceptions.RayError as error:
+            raise RunError(f"training failed: {last_line(error)}") from None
+        except train.TrainingFailedError as error:
+            raise RunError(f"training failed: {last_line(error)}") from None
+        finally:
+            ended.set()
+            telling.join()
+            shutil.rmtree(books, ignore_errors=True)
+
     def completed(self, timeout_s: float) -> list[Outcome]:
         """Keep the actors in work, and return what has come back.
 
@@ -295,6 +348,16 @@ class Cluster:
         for pool in self._pools:
             pool.dispatch()
         return outcomes
+
+
+def _tell(lines: Any, empty: type[Exception], say: Callable[[str], None], ended: Any) -> None:
+    """Pass lines on until no more can come."""
+    is_last = False
+    while not is_last:
+        is_last = ended.is_set()  # before looking: what was put by then is still passed on
+        with contextlib.suppress(empty):
+            while True:
+                say(lines.get(timeout=0.5))
 
 
 class Jobs:

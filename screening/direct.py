@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from model.training import TrainingConfig
+
 UNIT_SIZE = 32
 """Samples at once, as in a campaign's default, so that the same seed gives the same crystals."""
 
@@ -155,15 +157,28 @@ def train_model(
     config: Path | None,
     start_from: str | None,
     report: Callable[[str], None],
+    *,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> None:
     """Train a score model, from random weights or from those of a checkpoint.
 
+    Args:
+        data: Files of crystals.
+        out: The checkpoint to write.
+        config: A YAML file of `model.training.TrainingConfig`.
+        start_from: A checkpoint's name or path.
+        report: Gets a line every now and then.
+        workers: Processes that train together, on a GPU each where there are some; without it this
+            process trains by itself.
+        address: A Ray cluster for them to run in; None starts one on this machine.
+
     Raises:
         UserError: if a file is missing or a setting is not allowed.
+        RunError: if a worker failed.
     """
     from model.dataset import DataError  # noqa: PLC0415 - torch takes seconds to import
-    from model.training import TrainingConfig, train  # noqa: PLC0415
-    from screening.yaml_file import read_settings  # noqa: PLC0415
+    from model.training import train  # noqa: PLC0415
 
     for path in data:
         if not path.exists():
@@ -172,22 +187,55 @@ def train_model(
         raise UserError(
             f"--out is {shown(str(out), 200)}; allowed: a file name that ends in .safetensors"
         )
+    settings, widen = _training_settings(config, goes_on=start_from is not None)
+    out = out.absolute()  # workers have directories of their own
+    if address is not None and workers is None:
+        raise UserError("--address needs --workers, the number of processes that train there")
+    if workers and settings.batch_size % workers:
+        raise UserError(
+            f"--workers is {workers}; allowed: a divisor of batch_size, which is "
+            f"{settings.batch_size}"
+        )
+
+    def launch(function: Callable[[Callable[[str], None]], None]) -> None:
+        from screening.cluster import Cluster  # noqa: PLC0415 - imports Ray
+
+        with Cluster(address) as cluster:
+            cluster.train(function, workers or 1, out.parent, report)
+
+    try:
+        train(
+            data,
+            out,
+            settings,
+            start_from=start_from,
+            widen=widen,
+            report=report,
+            launch=launch if workers else None,
+        )
+    except DataError as error:
+        raise UserError(str(error)) from None
+
+
+def _training_settings(
+    config: Path | None, *, goes_on: bool
+) -> tuple[TrainingConfig, dict[str, int]]:
+    """Return the settings of a file, and the sizes that a checkpoint's network shall have."""
+    from model.training import TrainingConfig  # noqa: PLC0415
+    from screening.yaml_file import read_settings  # noqa: PLC0415
+
     values = read_settings(config) if config else {}
     try:
         settings = TrainingConfig.from_dict(values)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{config}: {error}") from None
-    widen = None
-    if start_from is not None:
-        sizes = set(values.get("network", {}))
-        fixed = {"schedule"} & set(values) | {f"network.{s}" for s in sizes - _MAY_BE_WIDER}
-        if fixed:
-            raise UserError(
-                f"{config}: {min(fixed)} is given; with --start-from it is that of the "
-                f"checkpoint, so leave it out"
-            )
-        widen = {size: getattr(settings.network, size) for size in sizes}
-    try:
-        train(data, out, settings, start_from=start_from, widen=widen, report=report)
-    except DataError as error:
-        raise UserError(str(error)) from None
+    if not goes_on:
+        return settings, {}
+    sizes = set(values.get("network", {}))
+    fixed = {"schedule"} & set(values) | {f"network.{s}" for s in sizes - _MAY_BE_WIDER}
+    if fixed:
+        raise UserError(
+            f"{config}: {min(fixed)} is given; with --start-from it is that of the checkpoint, so "
+            f"leave it out"
+        )
+    return settings, {size: getattr(settings.network, size) for size in sizes}

@@ -128,6 +128,11 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def cannot_be_learned(say: object) -> None:
+    """Fail in training."""
+    raise ValueError(f"this cannot be learned, whatever {type(say).__name__} says")
+
+
 def own_process(number: int) -> int:
     """Say which process prepares."""
     del number

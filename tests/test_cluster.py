@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from crystals import BY_CENTRING
 from faulty_stages import (
     DiesOnce,
     DiesOnceLoading,
@@ -18,11 +20,17 @@ from faulty_stages import (
     Refuses,
     ReportsEnvironment,
     Square,
+    cannot_be_learned,
     double,
     fragile_double,
     own_process,
 )
+from training_together import take_a_step
 
+from model.checkpoint import load_checkpoint
+from model.dataset import join
+from model.network import NetworkConfig
+from model.training import TrainingConfig, train
 from screening import cluster as cluster_module
 from screening.cluster import LOCAL_RAY, Cluster
 from screening.crews import Crew, relaxation_crew, sampling_crew
@@ -30,9 +38,13 @@ from screening.errors import RunError, UserError
 from screening.pool import MAX_ATTEMPTS, Outcome, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HERE = str(Path(__file__).parent)
+of_ray_data = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
+SMALL = TrainingConfig(
+    epochs=3, batch_size=4, network=NetworkConfig(hidden=8, bottleneck=4, n_blocks=1)
+)
 
 
 @pytest.fixture(scope="module")
@@ -459,3 +471,41 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
     )
     assert run.stderr == ""
     assert re.fullmatch(f"{kind.__name__} {text}\n", run.stdout), run.stdout
+
+
+@of_ray_data
+@pytest.mark.filterwarnings("ignore:Issues encountered while parsing CIF")
+def test_processes_train_together(cluster: Cluster, tmp_path: Path) -> None:
+    lines: list[str] = []
+    crystals = join(list(BY_CENTRING.values()))
+    cluster.train(partial(take_a_step, crystals), 2, tmp_path, lines.append)
+    assert sorted(lines) == ["2 of 4 crystals"] * 2
+
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    for name, unit in BY_CENTRING.items():
+        unit.to_structure().to(str(folder / f"{name.replace(' ', '-')}.cif"))
+    out = tmp_path / "together.safetensors"
+
+    def launch(function: Callable[[Callable[[str], None]], None]) -> None:
+        cluster.train(function, 2, tmp_path, lines.append)
+
+    losses = train([folder], out, SMALL, device="cpu", report=lines.append, launch=launch)
+    assert len(losses) == 10
+    record = load_checkpoint(str(out)).training_record
+    assert record["processes"] == 2
+    assert record["steps"] == 3 * ((len(BY_CENTRING) - 1) // 4)
+    assert lines[-1] == f"wrote {out}"
+    assert {path.name for path in tmp_path.iterdir()} == {"cifs", out.name, f"{out.name}.state"}
+
+
+def test_no_more_processes_train_than_there_is_room_for(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--workers is 3; allowed: 1 to 2, the cores there are"):
+        cluster.train(print, 3, tmp_path, print)
+
+
+@pytest.mark.slow  # Ray Train begins three times
+@of_ray_data
+def test_training_that_fails_says_why(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"training failed: .*this cannot be learned"):
+        cluster.train(cannot_be_learned, 1, tmp_path, print)
