@@ -44,12 +44,18 @@ class Cost:
 
 
 def estimated_cost(campaign: Campaign, size: GridSize, cores: int | None = None) -> Cost:
-    """Estimate what a run costs on this machine without a GPU."""
+    """Estimate what a run costs on this machine without a GPU.
+
+    Of reference phases from elsewhere at most the elements are relaxed; ``auto`` is counted as if
+    there were no key.
+    """
     cores = cores or len(os.sched_getaffinity(0))
     sampling = size.n_samples * SAMPLING_S
     relaxation = size.n_samples * RELAXATION_S
     references = sum(
-        count * REFERENCE_S.get(arity, 0.0) for arity, count in subsystems(campaign).items()
+        count * REFERENCE_S.get(arity, 0.0)
+        for arity, count in subsystems(campaign).items()
+        if arity == 1 or campaign.references in {"auto", "prototypes"}
     )
     wall = START_S + (sampling + relaxation + references) / cores
     return Cost(sampling, relaxation, references, cores, wall)

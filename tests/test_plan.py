@@ -115,3 +115,13 @@ def test_cost_grows_with_samples_and_shrinks_with_cores() -> None:
     ten = estimated_cost(more, grid_size(more), cores=1)
     assert ten.sampling_s == pytest.approx(10 * one.sampling_s)
     assert estimated_cost(campaign, grid_size(campaign), cores=2).wall_s < one.wall_s
+
+
+def test_phases_that_are_known_cost_no_relaxation() -> None:
+    def of(references: str) -> float:
+        text = CAMPAIGN + f"references: {references}\n"
+        campaign = Campaign.from_text(text, "small")
+        return estimated_cost(campaign, grid_size(campaign)).references_s
+
+    assert of("auto") == of("prototypes") > 2 * of("mp")
+    assert of("mp") == of("known.csv") > 0
