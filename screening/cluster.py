@@ -313,13 +313,12 @@ class Cluster:
             ),
         )
         ended = threading.Event()
-        telling = threading.Thread(target=_tell, args=(lines, queues.Empty, say, ended))
+        nothing = (queues.Empty, self._ray.exceptions.RayError)
+        telling = threading.Thread(target=_tell, args=(lines, nothing, say, ended))
         telling.start()
         try:
             trainer.fit()
-        except self._ray.exceptions.RayError as error:
-            raise RunError(f"training failed: {last_line(error)}") from None
-        except train.TrainingFailedError as error:
+        except (self._ray.exceptions.RayError, train.TrainingFailedError) as error:
             raise RunError(f"training failed: {last_line(error)}") from None
         finally:
             ended.set()
@@ -350,14 +349,21 @@ class Cluster:
         return outcomes
 
 
-def _tell(lines: Any, empty: type[Exception], say: Callable[[str], None], ended: Any) -> None:
-    """Pass lines on until no more can come."""
+def _tell(lines: Any, nothing: Any, say: Callable[[str], None], ended: threading.Event) -> None:
+    """Pass lines on, until no more can come.
+
+    Args:
+        lines: A queue of Ray's.
+        nothing: What it raises when there are none, or when it is lost.
+        say: Gets the lines.
+        ended: Set when nothing is put into the queue any more.
+    """
     is_last = False
     while not is_last:
-        is_last = ended.is_set()  # before looking: what was put by then is still passed on
-        with contextlib.suppress(empty):
+        is_last = ended.wait(0.5)
+        with contextlib.suppress(*nothing):
             while True:
-                say(lines.get(timeout=0.5))
+                say(lines.get_nowait())
 
 
 class Jobs:

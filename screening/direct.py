@@ -187,6 +187,8 @@ def train_model(
         raise UserError(
             f"--out is {shown(str(out), 200)}; allowed: a file name that ends in .safetensors"
         )
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out is {shown(str(out), 200)}; there is no such directory")
     settings, widen = _training_settings(config, goes_on=start_from is not None)
     out = out.absolute()  # workers have directories of their own
     if address is not None and workers is None:

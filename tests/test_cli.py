@@ -356,6 +356,18 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
         (["train", "--data", "good.yaml", "--out", "o.safetensors"], "data must be .parquet"),
         (["train", "--data", "good.yaml", "--out", "o.pt"], "ends in .safetensors"),
         (
+            ["train", "--data", "good.yaml", "--out", "none/o.safetensors"],
+            "--out is 'none/o.safetensors'; there is no such directory",
+        ),
+        (
+            ["train", "--data", "good.yaml", "--out", "o.safetensors", "--workers", "3"],
+            "--workers is 3; allowed: a divisor of batch_size, which is 64",
+        ),
+        (
+            ["train", "--data", "good.yaml", "--out", "o.safetensors", "--address", "x:1"],
+            "--address needs --workers",
+        ),
+        (
             ["train", "--data", "good.yaml", "--out", "o.safetensors", "--config", "good.yaml"],
             "unknown key 'chemical_systems'",
         ),
