@@ -217,6 +217,7 @@ def test_a_campaign_fetches_once_and_stays_on_one_scale(
     assert placed["hull_source"] == SOURCE
 
 
+@pytest.mark.slow
 def test_a_whole_campaign_is_placed_on_the_project_s_hull(
     server: MaterialsServer,
     tmp_path: Path,
