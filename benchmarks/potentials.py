@@ -18,7 +18,8 @@ The hull is the data's own, so that an energy above it has the error of the form
 
 With ``--systems`` all crystals of so many chemical systems are taken instead, those with the most, and
 Spearman's rank correlation within a system is printed: of formation energies, and of energies above
-the hull, which in these data differ by a few ten meV per atom at the most. Results are written after each crystal, and a run with the same file goes on.
+the hull, which in these data differ by a few ten meV per atom at the most. Results are written after
+each crystal, and a run with the same file goes on.
 """
 
 from __future__ import annotations
@@ -73,7 +74,6 @@ def of_systems(table: pd.DataFrame, count: int) -> list[Result]:
     system = table["formula"].map(lambda formula: Composition(formula).chemical_system)
     sizes = system.value_counts().rename_axis("system").reset_index()
     chosen = sizes.sort_values(["count", "system"], ascending=[False, True])["system"][:count]
-    table = table.assign(chemical_system=system)
     return table[system.isin(chosen)].to_dict("records")
 
 

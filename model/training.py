@@ -20,13 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, distributed
 
-from model.checkpoint import (
-    CheckpointError,
-    ScoreModel,
-    load_checkpoint,
-    save_checkpoint,
-    write_beside,
-)
+from model.checkpoint import ScoreModel, load_checkpoint, save_checkpoint, write_beside
 from model.dataset import DataError, read_crystals
 from model.lattice import free_mask, l3_from_lengths, untie
 from model.length_prior import fit_length_prior
@@ -408,10 +402,7 @@ def train(
     network = None
     if start is not None:
         torch.manual_seed(config.seed)
-        try:
-            network = widened(start.network, **(widen or {}))
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
+        network = widened(start.network, **(widen or {}))
         config = replace(config, network=network.config, schedule=network.schedule)
     crystals, held_back = _split(data, validation, config, cache)
     about = {
@@ -519,16 +510,17 @@ def _loop(
         now = time.monotonic()
         trainer.seconds += now - last
         last = now
-        if not rank and now - saved >= trainer.config.save_every:
-            position, length = np.mean(recent, axis=0).tolist()
-            trainer.curve.append(
-                {"step": trainer.step, "position_loss": position, "length_loss": length}
-            )
-            trainer.save_state(state)
-            report(
-                f"step {trainer.step}, {100 * progress:.0f} %, positions {position:.4f}, "
-                f"lengths {length:.4f}, {trainer.seconds / trainer.step:.3f} s per step"
-            )
+        if now - saved >= trainer.config.save_every:
+            if not rank:
+                position, length = np.mean(recent, axis=0).tolist()
+                trainer.curve.append(
+                    {"step": trainer.step, "position_loss": position, "length_loss": length}
+                )
+                trainer.save_state(state)
+                report(
+                    f"step {trainer.step}, {100 * progress:.0f} %, positions {position:.4f}, "
+                    f"lengths {length:.4f}, {trainer.seconds / trainer.step:.3f} s per step"
+                )
             saved, recent = now, []
     if not rank:
         trainer.save_state(state)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from model.checkpoint import CheckpointError
 from model.network import ScoreNetwork
 
 
@@ -25,7 +26,7 @@ def widened(
         bottleneck: width of messages inside the sum over angles; without it, the network's.
 
     Raises:
-        ValueError: if that is narrower than the network.
+        CheckpointError: if that is narrower than the network.
     """
     config = network.config
     for name, width in (("hidden", hidden), ("bottleneck", bottleneck)):
@@ -34,7 +35,7 @@ def widened(
             message = (
                 f"network.{name} must be at least {least}, that of the checkpoint, got {width}"
             )
-            raise ValueError(message)
+            raise CheckpointError(message)
     config = replace(
         config, hidden=hidden or config.hidden, bottleneck=bottleneck or config.bottleneck
     )

@@ -206,8 +206,8 @@ class Progress:
         self.gpu_s += self.gpus * (now - self._ticked_at)
         self._ticked_at = now
         self._view.show(self)
-        if force or self._clock() - self._heartbeat_at >= HEARTBEAT_INTERVAL_S:
-            self._heartbeat_at = self._clock()
+        if force or now - self._heartbeat_at >= HEARTBEAT_INTERVAL_S:
+            self._heartbeat_at = now
             if self._write_heartbeat is not None:
                 self._write_heartbeat(self.snapshot())
 
