@@ -26,7 +26,7 @@ from rich.table import Table
 from screening.calculators import load_calculator
 from screening.campaign import Campaign
 from screening.deduplication import deduplicate
-from screening.graphs import prepare_unit
+from screening.graphs import prepare_units
 from screening.grid import units
 from screening.hull import KnownHull
 from screening.references import reference_rows, subsystems
@@ -107,7 +107,7 @@ def main() -> None:
     ways = [
         way
         for unit in track(list(units(campaign)), "units")
-        for row in stages.sampling(prepare_unit(unit))
+        for row in stages.sampling(prepare_units([unit]))
         if row["status"] == "kept" and (way := way_down(row, potential)) is not None
     ]
     report(arguments, ways, hull)

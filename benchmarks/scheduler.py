@@ -71,14 +71,14 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Drawn:
-    """Returns one and the same crystal for each sample of a unit."""
+    """Returns one and the same crystal for each sample of units."""
 
     columns: dict[str, Any]
 
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, unit: Unit) -> list[dict[str, Any]]:
+    def __call__(self, pack: tuple[Unit, ...]) -> list[dict[str, Any]]:
         """Return a row per sample, kept."""
         return [
             {
@@ -87,6 +87,7 @@ class Drawn:
                 "status": "kept",
                 **self.columns,
             }
+            for unit in pack
             for position in range(unit.count)
         ]
 
@@ -103,9 +104,9 @@ class Unmoved:
         return {**row, "energy": -1.0, "energy_per_atom": -0.5, "converged": True, "n_steps": 0}
 
 
-def same(unit: Unit) -> Unit:
+def same(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
     """Prepare nothing."""
-    return unit
+    return units
 
 
 class Watch:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.network import Noise
+from model.repeatable import rounded
 
 if TYPE_CHECKING:
     from model.multigraph import Batch, Multigraph
@@ -85,7 +86,7 @@ def keep_apart(
 def langevin_function(x: Tensor) -> Tensor:
     """Return coth x - 1 / x for x >= 0, element by element."""
     safe = x.clamp(min=_SMALL)
-    return torch.where(x < 0.01, x / 3.0, 1.0 / torch.tanh(safe) - 1.0 / safe)  # noqa: PLR2004
+    return torch.where(x < 0.01, x / 3.0, 1.0 / rounded(torch.tanh, safe) - 1.0 / safe)  # noqa: PLR2004
 
 
 @cache

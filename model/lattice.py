@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.repeatable import rounded
+
 SOFTPLUS_SCALE = 10.0
 """k of phi, in angstrom."""
 
 
 def lengths_from_l3(l3: Tensor) -> Tensor:
     """Return the cell lengths phi(L3) in angstrom; any shape."""
-    return SOFTPLUS_SCALE * functional.softplus(l3 / SOFTPLUS_SCALE)
+    return SOFTPLUS_SCALE * rounded(functional.softplus, l3 / SOFTPLUS_SCALE)
 
 
 def l3_from_lengths(lengths: Tensor) -> Tensor:
@@ -85,6 +87,6 @@ def distance_gradient(
         (n_edges, 3) gradient, zero where the family has fewer free lengths.
     """
     along = torch.einsum("emx,ex->em", directions, vectors)
-    slope = torch.sigmoid(l3 / SOFTPLUS_SCALE)
+    slope = rounded(torch.sigmoid, l3 / SOFTPLUS_SCALE)
     gradient = frac_vectors * along / distances[:, None] * slope
     return torch.zeros_like(gradient).scatter_add_(1, ties, gradient)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from model.lattice import lattice_from_l3, unit_vectors
+from model.repeatable import rounded
 from model.symmetry import space_group
 
 if TYPE_CHECKING:
@@ -308,13 +309,16 @@ def build_multigraph(
 def _envelope(ratio: Tensor) -> Tensor:
     """Polynomial cutoff of DimeNet (Gasteiger et al. 2020, equation 8, p = 6), without 1/d."""
     ratio = ratio.clamp(max=1.0)
-    return 1.0 - 28.0 * ratio**6 + 48.0 * ratio**7 - 21.0 * ratio**8
+    square = ratio * ratio
+    sixth = square * square * square
+    return 1.0 - 28.0 * sixth + 48.0 * sixth * ratio - 21.0 * sixth * square
 
 
 def _search_radius(lattice: Tensor, n_images: Tensor, n_neighbours: int, cutoff: float) -> Tensor:
     """Radius that should hold ``n_neighbours`` images at the structure's mean density."""
     volume: Tensor = torch.linalg.det(lattice).abs()
-    holds = (3.0 * n_neighbours * volume / (4.0 * torch.pi * n_images)) ** (1.0 / 3.0)
+    volume_of_all = 3.0 * n_neighbours * volume / (4.0 * torch.pi * n_images)
+    holds = rounded(lambda cube: cube ** (1.0 / 3.0), volume_of_all)
     return (_CUTOFF_MARGIN * holds).clamp(max=cutoff)
 
 
@@ -363,7 +367,7 @@ def _decode(running: Tensor, width: Tensor) -> Tensor:
 
 def _nearest(row: Tensor, distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     """Sort entries by row and then by distance; also return each entry's rank in its row."""
-    by_distance = torch.argsort(distance)
+    by_distance = torch.argsort(distance, stable=True)
     order = by_distance[torch.argsort(row[by_distance], stable=True)]
     count = _count(row, n_rows)
     first = torch.cumsum(count, 0) - count

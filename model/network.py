@@ -21,6 +21,7 @@ from torch.nn import functional
 from model.angles import find_angles
 from model.lattice import distance_gradient
 from model.multigraph import build_multigraph, merge_sites
+from model.repeatable import Dense, rounded
 
 if TYPE_CHECKING:
     from model.angles import Angles
@@ -114,8 +115,8 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         """Make the layers."""
         super().__init__()
-        self.first = nn.Linear(width, width)
-        self.second = nn.Linear(width, width)
+        self.first = Dense(width, width)
+        self.second = Dense(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., width)."""
@@ -130,15 +131,15 @@ class Interaction(nn.Module):
         """Make the layers."""
         super().__init__()
         width, inner = config.hidden, config.bottleneck
-        self.condition = nn.Linear(width, width)
-        self.keep = nn.Linear(width, width)
-        self.pass_on = nn.Linear(width, width)
-        self.radial = nn.Linear(config.n_radial, width, bias=False)
-        self.angular = nn.Linear(config.n_angular_basis, inner, bias=False)
-        self.down = nn.Linear(width, inner, bias=False)
-        self.up = nn.Linear(inner, width, bias=False)
+        self.condition = Dense(width, width)
+        self.keep = Dense(width, width)
+        self.pass_on = Dense(width, width)
+        self.radial = Dense(config.n_radial, width, bias=False)
+        self.angular = Dense(config.n_angular_basis, inner, bias=False)
+        self.down = Dense(width, inner, bias=False)
+        self.up = Dense(inner, width, bias=False)
         self.before = Residual(width)
-        self.join = nn.Linear(width, width)
+        self.join = Dense(width, width)
         self.after = Residual(width)
 
     def forward(
@@ -179,23 +180,23 @@ class ScoreNetwork(nn.Module):
         self.group = nn.Embedding(_N_GROUPS, width)
         nn.init.zeros_(self.group.weight)
         self.surroundings = nn.Sequential(
-            nn.Linear(2 * _LEVEL_FREQUENCIES + 3, width), nn.SiLU(), nn.Linear(width, width)
+            Dense(2 * _LEVEL_FREQUENCIES + 3, width), nn.SiLU(), Dense(width, width)
         )
         self.frequencies = nn.Parameter(torch.pi * torch.arange(1.0, config.n_radial + 1))
-        self.embed_distance = nn.Linear(config.n_radial, width)
-        self.embed_site = nn.Linear(width, width)
-        self.embed_neighbour = nn.Linear(width, width)
-        self.embed = nn.Linear(width, width)
-        self.angular = nn.Linear(
+        self.embed_distance = Dense(config.n_radial, width)
+        self.embed_site = Dense(width, width)
+        self.embed_neighbour = Dense(width, width)
+        self.embed = Dense(width, width)
+        self.angular = Dense(
             config.n_spherical * config.n_angular_radial,
             config.n_blocks * config.n_angular_basis,
             bias=False,
         )
         self.blocks = nn.ModuleList(Interaction(config) for _ in range(config.n_blocks))
-        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.edge_output = nn.Linear(width, 2)
-        share = nn.Linear(width, 1)
-        self.site_output = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), share)
+        self.output = nn.Sequential(Dense(width, width), nn.SiLU(), Dense(width, width))
+        self.edge_output = Dense(width, 2)
+        share = Dense(width, 1)
+        self.site_output = nn.Sequential(Dense(2 * width, width), nn.SiLU(), share)
         for last in (self.edge_output, share):
             nn.init.zeros_(last.weight)
 
@@ -258,10 +259,15 @@ class ScoreNetwork(nn.Module):
         frequencies = torch.arange(_LEVEL_FREQUENCIES, device=level.device, dtype=level.dtype)
         phase = torch.pi * level[:, None] * 2.0**frequencies
         of_system = torch.cat(
-            [phase.sin(), phase.cos(), volume_per_atom.log()[:, None], n_atoms.log()[:, None]],
+            [
+                rounded(torch.sin, phase),
+                rounded(torch.cos, phase),
+                rounded(torch.log, torch.stack([volume_per_atom, n_atoms], dim=1)),
+            ],
             dim=1,
         )
-        of_site = torch.cat([of_system[batch.system], multiplicity.log()[:, None]], dim=1)
+        filled = rounded(torch.log, multiplicity)
+        of_site = torch.cat([of_system[batch.system], filled[:, None]], dim=1)
         node: Tensor = (
             self.element(batch.atomic_numbers)
             + self.group(batch.space_group)[batch.system]
@@ -287,7 +293,7 @@ class ScoreNetwork(nn.Module):
     def _radial_basis(self, graph: Multigraph) -> Tensor:
         """Bessel functions sin(n pi d / c) / d (DimeNet, equation 7) times the edge's weight."""
         scaled = graph.distances.clamp(min=_SMALLEST_DISTANCE)[..., None] / self.config.cutoff
-        return torch.sin(self.frequencies * scaled) / scaled * graph.weights[..., None]
+        return rounded(torch.sin, self.frequencies * scaled) / scaled * graph.weights[..., None]
 
 
 def _length_noise(batch: Batch, graph: Multigraph, l3: Tensor, along_length: Tensor) -> Tensor:

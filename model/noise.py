@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.repeatable import rounded
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -36,8 +38,8 @@ class NoiseSchedule:
 
 
 def _geometric(smallest: float, largest: float, level: Tensor) -> Tensor:
-    ratio = torch.as_tensor(largest / smallest, dtype=level.dtype, device=level.device)
-    return smallest * ratio**level
+    ratio = largest / smallest
+    return smallest * rounded(lambda u: ratio**u, level)
 
 
 def posterior_displacement(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from model.noise import NoiseSchedule
 
 _STEPS_DRAWN_AT_ONCE = 32
-VERSION = 4
+VERSION = 5
 """Raised when the same seeds give other samples."""
 _DECISIVE_LEVEL, _DECISIVE_WIDTH = 0.67, 0.2
 """Around 0.57 angstrom, from 0.2 to 1.6: with less noise a known crystal is found again nearly
@@ -406,7 +406,7 @@ def sample(
     state = initial_state(batch, model.length_prior, schedule, stream)
     run = SAMPLERS[sampler_name(sampler)]
     state = run(Exclusive(model.network), batch, state, schedule, stream, **options)
-    lengths = lengths_from_l3(state.l3.double()).cpu().numpy()
+    lengths = lengths_from_l3(state.l3).double().cpu().numpy()
     n_sites = torch.bincount(batch.system, minlength=batch.n_systems).tolist()
     coords = np.split(state.frac_coords.double().cpu().numpy(), np.cumsum(n_sites)[:-1])
     numbers = np.split(batch.atomic_numbers.cpu().numpy(), np.cumsum(n_sites)[:-1])

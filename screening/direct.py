@@ -104,7 +104,7 @@ def draw_samples(
         UserError: if the checkpoint or the sampler is not there or cannot be used.
         RunError: if the table cannot be written.
     """
-    from screening.graphs import prepare_unit  # noqa: PLC0415 - torch takes seconds to import
+    from screening.graphs import prepare_units  # noqa: PLC0415 - torch takes seconds to import
     from screening.sampling import generator_parts, sampling_stage  # noqa: PLC0415
 
     try:
@@ -115,7 +115,7 @@ def draw_samples(
         raise UserError(str(error)) from None
     rows: list[dict[str, Any]] = []
     for unit in cell_units(cell, n_samples, UNIT_SIZE, seed):
-        rows += stage(prepare_unit(unit))
+        rows += stage(prepare_units([unit]))
         report(f"{len(rows)} of {n_samples} samples drawn")
     write_table(table_from_rows(rows, SAMPLE_SCHEMA), out)
 

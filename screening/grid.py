@@ -79,6 +79,11 @@ class Unit:
         return f"{self.unit_id}-{position:03d}"
 
     @property
+    def n_sites(self) -> int:
+        """The number of sites of all its samples."""
+        return self.count * sum(self.cell.site_counts.values())
+
+    @property
     def sample_ids(self) -> list[str]:
         """The ids of all its samples, in order."""
         return [self.sample_id(position) for position in range(self.count)]

@@ -149,6 +149,11 @@ class Pool:
         return self._crew.size
 
     @property
+    def has_gpus(self) -> bool:
+        """Whether the actors hold GPUs, or parts of them."""
+        return self._crew.num_gpus > 0
+
+    @property
     def pending(self) -> int:
         """Number of pieces of work submitted and not yet come back."""
         return len(self._open)

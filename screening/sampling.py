@@ -1,4 +1,8 @@
-"""The sampling stage: from prepared units to rows of samples."""
+"""The sampling stage: from prepared units to rows of samples.
+
+Units of any cells are sampled together. A sample is the same in whatever company it is drawn
+(`model.repeatable`), so that what goes together can be what suits the machine.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,22 @@ if TYPE_CHECKING:
     from model.crystal import AsymmetricUnit
     from model.multigraph import Batch
     from screening.campaign import Generator
-    from screening.graphs import PreparedUnit
+    from screening.graphs import PreparedUnits
 
 
 class Sampling(Protocol):
-    """What draws the crystals of a unit."""
+    """What draws the crystals of units."""
 
     def setup(self) -> None:
         """Load what the work needs, on the worker."""
 
-    def __call__(self, prepared: PreparedUnit, /) -> list[dict[str, Any]]:
-        """Return one row per sample: kept, or failed with an error."""
+    def __call__(self, prepared: PreparedUnits, /) -> list[dict[str, Any]]:
+        """Return one row per sample, unit after unit: kept, or failed with an error."""
 
 
 @dataclass(frozen=True)
 class SamplingStage:
-    """Samples the crystals of a unit with a score model."""
+    """Samples the crystals of units with a score model."""
 
     checkpoint: str
     """Name of a shipped checkpoint, or a path."""
@@ -71,16 +75,12 @@ class SamplingStage:
         batch = batch.to(self._loaded["device"])
         return _sample_in_parts(self._loaded["model"], batch, seeds, self.sampler)
 
-    def __call__(self, prepared: PreparedUnit) -> list[dict[str, Any]]:
-        """Return one row per sample: kept, or failed with an error."""
+    def __call__(self, prepared: PreparedUnits) -> list[dict[str, Any]]:
+        """Return one row per sample, unit after unit: kept, or failed with an error."""
         crystals = self.draw(prepared.batch, prepared.seeds)
         return [
-            {
-                **prepared.unit.columns(position),
-                "generator": self.generator,
-                **crystal_columns(crystal),
-            }
-            for position, crystal in enumerate(crystals)
+            {**columns, "generator": self.generator, **crystal_columns(crystal)}
+            for columns, crystal in zip(prepared.columns(), crystals, strict=True)
         ]
 
 
@@ -121,14 +121,18 @@ class RandomStage:
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, prepared: PreparedUnit) -> list[dict[str, Any]]:
-        """Return one row per sample: kept, or failed with an error."""
-        return [self._drawn(prepared, position) for position in range(prepared.unit.count)]
-
-    def _drawn(self, prepared: PreparedUnit, position: int) -> dict[str, Any]:
-        cell, seed = prepared.unit.cell, prepared.seeds[position]
-        columns = random_columns(cell.space_group, cell.atomic_numbers, self.max_atoms, seed)
-        return {**prepared.unit.columns(position), **columns}
+    def __call__(self, prepared: PreparedUnits) -> list[dict[str, Any]]:
+        """Return one row per sample, unit after unit: kept, or failed with an error."""
+        cells = [unit.cell for unit in prepared.units for _ in range(unit.count)]
+        return [
+            {
+                **columns,
+                **random_columns(
+                    cell.space_group, cell.atomic_numbers, self.max_atoms, columns["seed"]
+                ),
+            }
+            for cell, columns in zip(cells, prepared.columns(), strict=True)
+        ]
 
 
 def random_columns(

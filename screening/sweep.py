@@ -1,5 +1,8 @@
 """The long part of a campaign, as a stream: units are sampled, filtered and relaxed.
 
+Samplers are given as many units at once as fill their device, and units that they could not draw
+together once more, one by one.
+
 A unit is stored as soon as its last crystal is relaxed, so that little is lost whenever a run ends.
 Reference phases are relaxed by the same workers, whenever these have nothing more urgent to do; if
 crystals are to be given up that lie above the hull, the phases of their chemical system come first.
@@ -8,14 +11,15 @@ crystals are to be given up that lie above the hull, the phases of their chemica
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from screening.crews import relaxation_crew, sampling_crew
-from screening.graphs import prepare_unit
+from screening.graphs import prepare_units
 from screening.grid import units
 from screening.hull import KnownHull
 from screening.ledger import total
+from screening.packing import SITES_ON_CPU, SITES_ON_GPU, Packer
 from screening.relaxation import RelaxationStage, Rival
 from screening.sampling import sampling_stage
 from screening.screens import FilterStage
@@ -55,7 +59,7 @@ _ACTIVITY = "sampling and relaxing"
 
 @dataclass(frozen=True)
 class SampleAndFilter:
-    """What a sampler does: draw the crystals of a unit, then filter them."""
+    """What a sampler does: draw the crystals of units, then filter them."""
 
     sampling: Sampling
     filters: FilterStage
@@ -75,11 +79,11 @@ class Stages:
     """What the workers of a campaign hold."""
 
     sampling: Stage
-    """From a prepared unit to one row per sample."""
+    """From prepared units to one row per sample, unit after unit."""
     relaxation: Stage
     """From the row of a sample, or of a reference phase, to that of the relaxed crystal."""
-    prepare: Callable[[Unit], Any]
-    """From a unit to what a sampler takes."""
+    prepare: Callable[[tuple[Unit, ...]], Any]
+    """From units to what a sampler takes."""
 
     @classmethod
     def of(cls, campaign: Campaign) -> Stages:
@@ -91,7 +95,7 @@ class Stages:
                 FilterStage(**filters.model_dump()),
             ),
             RelaxationStage(**relaxation.model_dump()),
-            prepare_unit,
+            prepare_units,
         )
 
 
@@ -138,12 +142,10 @@ class Sweep:
         self._generator = generator
         self._progress = progress
         finished = store.ledger.finished()
-        self._todo: Iterator[Unit] = (unit for unit in units(campaign) if unit not in finished)
         self._uncompacted = len(finished.loose)
         done = store.marks(["samples", "kept"])
         self._kept = total(done, "kept")
-        self._all_queued = False
-        self._waiting: dict[str, Unit] = {}
+        self._waiting: dict[str, tuple[Unit, ...]] = {}
         self._open: dict[str, _OpenUnit] = {}
         self._unit_of: dict[str, str] = {}
         self._needs_hulls = campaign.relaxation.give_up_above is not None
@@ -151,7 +153,10 @@ class Sweep:
         self._held: dict[str, list[Row]] = {}
         self._phases: Iterator[Row] = references.missing()
         self._relaxing_phases: dict[str, Row] = {}
-        self._count_what_is_done(total(done, "samples"))
+        n_done = total(done, "samples")
+        todo = (unit for unit in units(campaign) if unit not in finished)
+        self._packer = Packer(todo, progress.stages[SAMPLING].total - n_done)
+        self._count_what_is_done(n_done)
 
     def _count_what_is_done(self, n_samples: int) -> None:
         self._progress.skip(SAMPLING, n_samples)
@@ -171,14 +176,16 @@ class Sweep:
                 self._progress.do(_ACTIVITY)
             for outcome in cluster.completed(_POLL_S):
                 if outcome.pool == SAMPLERS:
-                    self._take_samples(outcome, relaxers)
+                    self._take_samples(outcome, samplers, relaxers)
                 elif outcome.key.startswith(_REFERENCE):
                     self._take_reference(outcome, relaxers)
                 else:
                     self._take_candidate(outcome)
-            if self._all_queued and not samplers.pending:
+            if self._packer.is_empty and not samplers.pending:
                 cluster.close(samplers)  # the memory and the cores it held are the relaxers'
-            cluster.could_use_more = not self._all_queued or relaxers.pending > relaxers.capacity
+            cluster.could_use_more = (
+                not self._packer.is_empty or relaxers.pending > relaxers.capacity
+            )
             for stage in self._progress.stages.values():
                 stage.workers = (samplers if stage.pool == SAMPLERS else relaxers).size
             self._progress.tick()
@@ -187,10 +194,9 @@ class Sweep:
         cluster.close(relaxers)
 
     def _has_work(self) -> bool:
-        unit, phase = next(self._todo, None), next(self._phases, None)
-        self._todo = chain([unit], self._todo) if unit else iter(())
+        phase = next(self._phases, None)
         self._phases = chain([phase], self._phases) if phase else iter(())
-        return unit is not None or phase is not None
+        return phase is not None or not self._packer.is_empty
 
     def _start(self, cluster: Cluster, num_samplers: int | None) -> tuple[Pool, Pool]:
         relaxers = cluster.elastic_pool(RELAXERS, self._stages.relaxation, relaxation_crew, ahead=1)
@@ -207,15 +213,10 @@ class Sweep:
         while (
             samplers.pending < samplers.capacity
             and relaxers.pending + self._n_held < _WAITING_PER_RELAXER * relaxers.size
-            and not self._all_queued
+            and not self._packer.is_empty
         ):
-            unit = next(self._todo, None)
-            if unit is None:
-                self._all_queued = True
-                break
-            self._waiting[unit.unit_id] = unit
-            samplers.submit(unit.unit_id, unit)
-            self._progress.begin(SAMPLING)
+            n_sites = SITES_ON_GPU if samplers.has_gpus else SITES_ON_CPU
+            self._sample(self._packer.take(n_sites, 2 * samplers.size), samplers)
         while (
             relaxers.pending < 2 * relaxers.capacity
             and (phase := next(self._phases, None)) is not None
@@ -226,13 +227,33 @@ class Sweep:
             self._progress.begin(REFERENCES)
         return bool(samplers.pending or relaxers.pending)
 
-    def _take_samples(self, outcome: Outcome, relaxers: Pool) -> None:
-        unit = self._waiting.pop(outcome.key)
-        if outcome.error is not None:
-            self._fail(unit, outcome)
-            return
-        seconds = {GRAPHS: outcome.prepare_s, SAMPLING: outcome.busy_s, RELAXATION: 0.0}
-        opened = _OpenUnit(unit, outcome.attempts, outcome.value, seconds)
+    def _sample(self, pack: tuple[Unit, ...], samplers: Pool) -> None:
+        key = pack[0].unit_id
+        self._waiting[key] = pack
+        samplers.submit(key, pack)
+        self._progress.begin(SAMPLING)
+
+    def _take_samples(self, outcome: Outcome, samplers: Pool, relaxers: Pool) -> None:
+        pack = self._waiting.pop(outcome.key)
+        if outcome.error is None:
+            rows = iter(outcome.value)
+            n_sites = sum(unit.n_sites for unit in pack)
+            for unit in pack:
+                samples = list(islice(rows, unit.count))
+                self._open_unit(unit, samples, outcome, unit.n_sites / n_sites, relaxers)
+        elif len(pack) == 1:
+            self._fail(pack[0], outcome)
+        else:
+            for unit in pack:
+                self._sample((unit,), samplers)
+
+    def _open_unit(
+        self, unit: Unit, samples: list[Row], outcome: Outcome, share: float, relaxers: Pool
+    ) -> None:
+        """Hand on the samples of a unit; its share of the time for its pack is by its sites."""
+        sampling_s = share * outcome.busy_s
+        seconds = {GRAPHS: share * outcome.prepare_s, SAMPLING: sampling_s, RELAXATION: 0.0}
+        opened = _OpenUnit(unit, outcome.attempts, samples, seconds)
         self._open[unit.unit_id] = opened
         kept = [row for row in opened.samples if row["status"] == "kept"]
         for row in kept:
@@ -240,7 +261,7 @@ class Sweep:
             self._relax(row, relaxers)
             self._progress.begin(RELAXATION)
         failed = sum(row["status"] == "failed" for row in opened.samples)
-        self._progress.advance(SAMPLING, unit.count, failed, outcome.busy_s)
+        self._progress.advance(SAMPLING, unit.count, failed, sampling_s)
         self._foresee_relaxations(len(kept))
         self._store_if_complete(opened)
 

@@ -47,15 +47,17 @@ GONE = "gone"
 
 @dataclass(frozen=True)
 class Drawn:
-    """Returns one crystal for each sample of a unit."""
+    """Returns one crystal for each sample of units."""
 
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, unit: Unit) -> list[dict[str, Any]]:
+    def __call__(self, pack: tuple[Unit, ...]) -> list[dict[str, Any]]:
         """Return a row per sample, kept."""
         columns = {"generator": "none", "status": "kept", **structure_columns(CESIUM_CHLORIDE)}
-        return [{**unit.columns(position), **columns} for position in range(unit.count)]
+        return [
+            {**unit.columns(position), **columns} for unit in pack for position in range(unit.count)
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Relaxed:
         return {**row, "energy": float(row["seed"] % 97), "converged": True}
 
 
-def same(unit: Unit) -> Unit:
+def same(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
     """Prepare nothing."""
-    return unit
+    return units
 
 
 class Script:
@@ -154,7 +156,7 @@ def main() -> None:
     finally:
         raylets.shutdown()
     samples, relaxed = store.read_samples().to_pylist(), store.read_relaxed().to_pylist()
-    expected = [row for unit in units(campaign) for row in Drawn()(unit)]
+    expected = Drawn()(tuple(units(campaign)))
     is_as_undisturbed = [
         [{name: row[name] for name in expected[0]} for row in sorted(rows, key=by_sample)]
         == sorted(expected, key=by_sample)

@@ -6,10 +6,17 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.calculators.emt import EMT
+from pymatgen.core import Structure
 
 from screening.errors import UserError
+from screening.schema import structure_columns
+
+if TYPE_CHECKING:
+    from screening.grid import Unit
 
 
 @dataclass(frozen=True)
@@ -146,3 +153,32 @@ def fragile_double(number: int) -> int:
     if number == 4:
         raise ValueError("4 has no graph")
     return 2 * number
+
+
+@dataclass(frozen=True)
+class DrawsAllButOne:
+    """Draws copper for each sample of units, and raises whenever a certain unit is among them."""
+
+    unit_id: str
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, pack: tuple[Unit, ...]) -> list[dict[str, Any]]:
+        """Return a row per sample, filtered: nothing is left to be done."""
+        if self.unit_id in [unit.unit_id for unit in pack]:
+            raise ValueError(f"{self.unit_id} cannot be drawn")
+        drawn = {
+            **structure_columns(Structure(3.6 * np.eye(3), ["Cu"], [[0, 0, 0]])),
+            "generator": "",
+        }
+        return [
+            {**unit.columns(place), **drawn, "status": "filtered", "reason": "a test"}
+            for unit in pack
+            for place in range(unit.count)
+        ]
+
+
+def unprepared(pack: tuple[Unit, ...]) -> tuple[Unit, ...]:
+    """Prepare nothing."""
+    return pack

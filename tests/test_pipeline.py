@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 from commands import command
+from faulty_stages import DrawsAllButOne, unprepared
 
 from screening.campaign import Campaign
 from screening.cluster import Cluster
@@ -26,7 +27,7 @@ from screening.relaxation import RelaxationStage
 from screening.schema import structure_from_row
 from screening.status import campaign_status
 from screening.store import Store
-from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Sweep
+from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Stages, Sweep
 from screening.views import LineView
 
 if TYPE_CHECKING:
@@ -357,6 +358,31 @@ def test_a_unit_that_cannot_be_sampled_is_recorded_with_every_sample(tmp_path: P
     assert row["error"] == "CUDA out of memory"
     mark = store.finished_units()[unit.unit_id]
     assert (mark["state"], mark["failed"], mark["error"]) == ("failed", 1, "CUDA out of memory")
+
+
+def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
+    local_ray: None, tmp_path: Path
+) -> None:
+    del local_ray
+    campaign = alloy(tmp_path)
+    unit_ids = [unit.unit_id for unit in units(campaign)]
+    store, parts = Store(str(tmp_path / "out")), fingerprints(campaign)
+    store.initialise(campaign.resolved(), campaign.fingerprint(parts), parts)
+    stages = [StageProgress(name, "", "", 1.0) for name in (RELAXATION, REFERENCES)]
+    # One of the middle, which is drawn with others.
+    stages.append(StageProgress(SAMPLING, "", "", 1.0, N_ALLOY))
+    relaxation = RelaxationStage(campaign.relaxation.calculator, 0.05, 1)
+    work = Stages(DrawsAllButOne(unit_ids[5]), relaxation, unprepared)
+    references = References(campaign, store)
+    progress = Progress(stages, quiet())
+    with Cluster() as cluster:
+        Sweep(campaign, store, references, "model/sampler", progress, work).run(cluster)
+    marks = store.finished_units()
+    assert {name: mark["state"] for name, mark in marks.items()} == {
+        name: "failed" if name == unit_ids[5] else "done" for name in unit_ids
+    }
+    assert marks[unit_ids[5]]["error"] == f"ValueError: {unit_ids[5]} cannot be drawn"
+    assert store.read_samples().num_rows == N_ALLOY
 
 
 def wait_for_units(process: subprocess.Popen[str], out: Path, count: int) -> None:

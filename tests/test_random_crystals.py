@@ -18,7 +18,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from model.symmetry import space_group
 from model.wyckoff import wyckoff_positions
 from screening import random_crystals
-from screening.graphs import prepare_unit
+from screening.graphs import prepare_units
 from screening.grid import Cell, Unit, cell_units
 from screening.random_crystals import (
     NoCrystalError,
@@ -227,7 +227,7 @@ def unit_of(number: int, counts: dict[str, int], n_samples: int) -> Unit:
 
 
 def test_the_stage_gives_the_model_s_columns() -> None:
-    prepared = prepare_unit(unit_of(221, {"Cl": 1, "Cs": 1}, 3))
+    prepared = prepare_units([unit_of(221, {"Cl": 1, "Cs": 1}, 3)])
     rows = RandomStage(60)(prepared)
     model = SamplingStage("default", "default", "cpu")
     model.setup()
@@ -242,7 +242,7 @@ def test_the_stage_gives_the_model_s_columns() -> None:
 
 
 def test_a_bounded_failure_is_a_row_with_an_error() -> None:
-    (row,) = RandomStage(7)(prepare_unit(unit_of(62, {"Cl": 1, "Na": 1}, 1)))
+    (row,) = RandomStage(7)(prepare_units([unit_of(62, {"Cl": 1, "Na": 1}, 1)]))
     assert row["status"] == "failed"
     assert row["error"] == "group 62 admits no 2 sites within 7 atoms in the primitive cell"
     assert (row["generator"], row["space_group_requested"]) == ("random/1", 62)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from screening.graphs import prepare_unit
+from screening.graphs import prepare_units
 from screening.grid import Cell, cell_units
 from screening.sampling import SamplingStage
 
@@ -32,16 +31,13 @@ def rows(n_systems: int) -> list[dict[str, Any]]:
     stage.setup()
     stage._loaded["model"].network.element.register_forward_pre_hook(memory_of(n_systems))
     (unit,) = cell_units(CELL, 5, 5, 0)
-    return stage(prepare_unit(unit))
+    return stage(prepare_units([unit]))
 
 
 def test_a_batch_that_does_not_fit_is_sampled_in_parts() -> None:
     whole, parts = rows(5), rows(2)
     assert [row["sample_id"] for row in parts] == [row["sample_id"] for row in whole]
-    for one, other in zip(whole, parts, strict=True):
-        # Single precision adds up in another order.
-        assert np.allclose(one["lattice_vectors"], other["lattice_vectors"], atol=1e-2)
-        assert one["species_at_sites"] == other["species_at_sites"]
+    assert parts == whole
 
 
 def test_a_crystal_that_does_not_fit_alone_is_a_recorded_failure() -> None:
@@ -54,6 +50,6 @@ def test_a_crystal_that_does_not_fit_alone_is_a_recorded_failure() -> None:
 def test_a_part_of_a_batch_is_the_batch_of_that_part(first: int, end: int) -> None:
     (whole,) = cell_units(CELL, 5, 5, 0)
     (short,) = cell_units(CELL, end - first, 5, 0)
-    part, made = prepare_unit(whole).batch.part(first, end), prepare_unit(short).batch
+    part, made = prepare_units([whole]).batch.part(first, end), prepare_units([short]).batch
     for name in ("space_group", "group", "ties", "directions", "system", "atomic_numbers"):
         assert torch.equal(getattr(part, name), getattr(made, name))

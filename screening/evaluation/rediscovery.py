@@ -25,7 +25,7 @@ from screening.evaluation.judging import MATCHER, JudgingStage, Verdict
 from screening.evaluation.partial import PartialResult
 from screening.evaluation.provenance import hardware
 from screening.evaluation.targets import read_targets
-from screening.graphs import prepare_unit
+from screening.graphs import prepare_units
 from screening.grid import cell_units
 from screening.plan import RELAXATION_S, SAMPLING_S
 from screening.progress import Progress, StageProgress
@@ -272,7 +272,7 @@ class _Search:
                 sampling_stage(settings.generator, settings.filters.max_atoms), filters
             ),
             sampling_crew(),
-            prepare=prepare_unit,
+            prepare=prepare_units,
         )
         self.progress.stages[SAMPLING].workers = samplers.size
         self.progress.stages[JUDGING].workers = judges.size
@@ -292,7 +292,7 @@ class _Search:
             # Two targets may have the same cell, and so the same unit.
             work = f"{key}/{unit.unit_id}"
             self._units[work] = (key, unit)
-            samplers.submit(work, unit)
+            samplers.submit(work, (unit,))
             self.progress.begin(SAMPLING)
         return bool(samplers.pending or judges.pending)
 
