@@ -183,6 +183,28 @@ class Campaign:
         run_campaign(self.settings, self.out, address=address, num_samplers=num_samplers)
         return self.results()
 
+    def rescore(self, calculator: str, top: int = 100, address: str | None = None) -> pd.DataFrame:
+        """Relax the best candidates with a second potential; they come first in the table.
+
+        Args:
+            calculator: The potential, as in a campaign file.
+            top: How many distinct candidates.
+            address: As for :meth:`run`.
+
+        Returns:
+            The table of :meth:`results`, with the columns ``rescored_*`` filled.
+
+        Raises:
+            UserError: If there is no campaign, or the potential cannot be used.
+            RunError: As for :meth:`run`.
+        """
+        from screening.campaign import Rescoring
+        from screening.pipeline import resume_campaign
+
+        rescoring = Rescoring.from_mapping({"calculator": calculator, "top": top}, "rescore")
+        resume_campaign(self.out, rescoring=rescoring, address=address)
+        return self.results()
+
     def status(self) -> dict[str, Any]:
         """Return counts by state, throughput and the time left, as `screening status --json`."""
         from screening.status import campaign_status

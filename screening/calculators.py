@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from screening.potential import Potential
 
 DEFAULT = "chgnet"
+FIELD = "relaxation.calculator"
+"""What most often gives the name of a potential."""
 
 SEVENNET_WEIGHTS = {
     "sevennet-0": "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
@@ -83,7 +85,7 @@ class CHGNetPotential:
         spec = importlib.util.find_spec("chgnet")
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
-                "relaxation.calculator is 'chgnet', which is not installed; install the project "
+                "the potential 'chgnet' is not installed; install the project "
                 "with its dependencies, or name another potential as module:factory"
             )
         folder = Path(spec.submodule_search_locations[0]) / "pretrained" / _CHGNET_WEIGHTS
@@ -122,7 +124,7 @@ class SevenNetPotential:
         spec = importlib.util.find_spec("sevenn")
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
-                f"relaxation.calculator is {self.name!r}, which is not installed; "
+                f"the potential {self.name!r} is not installed; "
                 f"`pip install 'crystal-screening[sevennet]'` does so, or name another potential"
             )
         folder = Path(spec.submodule_search_locations[0]) / "pretrained_potentials"
@@ -168,8 +170,11 @@ class ImportedPotential:
         """Return zero: what its energies contain is not known."""
         return 0.0
 
-    def factory(self) -> Callable[[], BaseCalculator]:
+    def factory(self, field: str = FIELD) -> Callable[[], BaseCalculator]:
         """Import the factory.
+
+        Args:
+            field: what gives its name, for the message.
 
         Raises:
             UserError: if there is none of that name.
@@ -179,12 +184,12 @@ class ImportedPotential:
             factory: Any = getattr(importlib.import_module(module_name), factory_name)
         except Exception as error:  # noqa: BLE001 - importing a user's module can raise anything
             raise UserError(
-                f"relaxation.calculator is {shown(self.name)}, which cannot be imported: "
+                f"{field} is {shown(self.name)}, which cannot be imported: "
                 f"{first_line(error)}; allowed: {_allowed()}"
             ) from None
         if not callable(factory):
             raise UserError(
-                f"relaxation.calculator is {shown(self.name)}, which is not a function or class; "
+                f"{field} is {shown(self.name)}, which is not a function or class; "
                 f"allowed: {_allowed()}"
             )
         return factory  # type: ignore[no-any-return]
@@ -213,11 +218,12 @@ POTENTIALS: dict[str, Calculator] = {
 }
 
 
-def load_calculator(name: str) -> Calculator:
+def load_calculator(name: str, field: str = FIELD) -> Calculator:
     """Return the potential of a name; its weights are loaded by `Calculator.ase`.
 
     Args:
         name: ``default``, a key of `POTENTIALS`, or ``module:factory``.
+        field: what gives the name, for the message.
 
     Raises:
         UserError: if there is no such potential.
@@ -227,9 +233,9 @@ def load_calculator(name: str) -> Calculator:
     if name in POTENTIALS:
         return POTENTIALS[name]
     if ":" not in name:
-        raise UserError(f"relaxation.calculator is {shown(name)}; allowed: {_allowed()}")
+        raise UserError(f"{field} is {shown(name)}; allowed: {_allowed()}")
     potential = ImportedPotential(name)
-    potential.factory()
+    potential.factory(field)
     return potential
 
 

@@ -206,6 +206,22 @@ class Relaxation(Settings):
     )
 
 
+class Rescoring(Settings):
+    """A second potential for the best candidates."""
+
+    calculator: str = Field(
+        min_length=1,
+        max_length=200,
+        description="the name of a potential, or `module:factory`",
+    )
+    top: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="an integer from 1 to 1000000, the distinct candidates that are relaxed again",
+    )
+
+
 def _systems_kind(value: Any) -> str:
     return "combinations" if isinstance(value, (dict, Combinations)) else "systems"
 
@@ -260,6 +276,9 @@ class Campaign(Settings):
         default="auto",
         max_length=_LONGEST_PATH,
         description="auto, mp, prototypes, or the path of a file that ends in .csv or .parquet",
+    )
+    rescoring: Rescoring | None = Field(
+        default=None, description="the keys calculator and top, or null"
     )
     output: str = Field(
         default="results/<name>",
@@ -349,6 +368,7 @@ class Campaign(Settings):
         """
         settings = self.resolved()
         del settings["output"]  # the same results may lie anywhere
+        del settings["rescoring"]  # it comes afterwards and changes no other column
         for name in OPTIONAL_FILTERS:
             # Unset, it is as if the key did not exist: campaigns from before it stay what they are.
             if not settings["filters"][name]:

@@ -176,6 +176,39 @@ def resume(
 
 
 @app.command()
+def rescore(
+    results: Results,
+    calculator: Calculator,
+    top: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=_integer("--top", 1), help="How many distinct candidates."
+        ),
+    ] = 100,
+    address: RayAddress = None,
+) -> None:
+    """Relax the best candidates with a second potential.
+
+    They come first in the table, in the order in which it places them. An unfinished campaign is
+    finished before, and what was relaxed with the same potential already is not done again.
+
+    \b
+    Example: screening rescore results/cu-k-si-quick --calculator sevennet-0 --top 20
+    """
+    from screening.campaign import Rescoring
+
+    _open(results)
+    rescoring = Rescoring.from_mapping({"calculator": calculator, "top": top}, "rescore")
+    from screening.pipeline import resume_campaign
+
+    try:
+        resume_campaign(results, rescoring=rescoring, address=address)
+    except KeyboardInterrupt:
+        raise RunError(f"stopped; `screening resume {results}` goes on") from None
+    _print_best(results)
+
+
+@app.command()
 def submit(
     campaign: CampaignFile,
     address: Annotated[

@@ -187,7 +187,8 @@ def heat_map(ranked: pa.Table) -> HeatMap:
     """
     several = len(ranked["chemical_system"].unique()) > 1
     first: dict[tuple[int, str], Row] = {}
-    for row in rows_of(ranked):
+    # The best by the first potential, which all have a place by.
+    for row in rows_of(ranked.sort_by("e_above_hull")):
         sites = _pattern(row["site_counts"]) if several else row["site_counts"]
         first.setdefault((row["space_group_requested"], sites), row)
     columns = tuple(sorted({sites for _, sites in first}, key=lambda sites: (len(sites), sites)))
@@ -241,10 +242,20 @@ class Findings:
     """Novel ones at most :data:`NEAR_HULL` above the hull."""
     stable: int
     """Novel ones on the hull or below it."""
+    rescored: int
+    """Novel ones that a second potential has placed."""
+    rescored_near: int
+    """Those of them at most :data:`NEAR_HULL` above its hull."""
+    rescored_stable: int
+    """Those on its hull or below it."""
     best: Row | None
     """The lowest above the hull."""
     best_novel: Row | None
     """The lowest that matches no reference phase."""
+
+
+FINDING_COLUMNS = ("e_above_hull", "rescored_e_above_hull", "is_novel")
+"""What :func:`findings` counts."""
 
 
 def findings(ranked: pa.Table) -> Findings:
@@ -254,12 +265,15 @@ def findings(ranked: pa.Table) -> Findings:
         ranked: The distinct candidates with a place against the hull, the best first.
     """
     novel = ranked.filter(ranked["is_novel"])
-    heights = novel["e_above_hull"]
+    heights, second = novel["e_above_hull"], novel["rescored_e_above_hull"]
     return Findings(
         distinct=ranked.num_rows,
         novel=novel.num_rows,
         near=_count(pc.less_equal(heights, NEAR_HULL)),
         stable=_count(pc.less_equal(heights, 0.0)),
+        rescored=_count(pc.is_valid(second)),
+        rescored_near=_count(pc.less_equal(second, NEAR_HULL)),
+        rescored_stable=_count(pc.less_equal(second, 0.0)),
         best=next(rows_of(ranked), None),
         best_novel=next(rows_of(novel), None),
     )

@@ -14,7 +14,7 @@ from screening.store import Store
 from screening.views import open_view
 
 if TYPE_CHECKING:
-    from screening.campaign import Campaign
+    from screening.campaign import Campaign, Rescoring
     from screening.progress import View
     from screening.run import CampaignResult
 
@@ -52,9 +52,12 @@ def run_campaign(
         choose_references,
         fetch_if_absent,
     )
+    from screening.rescoring import check_rescoring, keep_setting  # noqa: PLC0415
 
     campaign = choose_references(campaign, view.say)
     parts = fingerprints(campaign)
+    if campaign.rescoring is not None:
+        check_rescoring(campaign, campaign.rescoring)
     store = Store(out or campaign.output)
     # Before the directory is claimed: without the network it stays free for another choice.
     fetched = fetch_if_absent(campaign, store)
@@ -62,9 +65,10 @@ def run_campaign(
     _refuse_company(store)
     if fetched is not None:
         store.write_table(FETCHED, fetched)
+    rescoring = keep_setting(store, campaign.rescoring)
     from screening.run import Run  # noqa: PLC0415 - takes seconds to import
 
-    run = Run(store, campaign, parts, view)
+    run = Run(store, campaign, parts, rescoring, view)
     return run.carry_out(address, num_samplers, num_cpus)
 
 
@@ -72,6 +76,7 @@ def resume_campaign(
     out: str,
     *,
     retry_failed: bool = False,
+    rescoring: Rescoring | None = None,
     address: str | None = None,
     num_samplers: int | None = None,
     num_cpus: int | None = None,
@@ -82,6 +87,7 @@ def resume_campaign(
     Args:
         out: Where the results lie.
         retry_failed: Work on failed units once more.
+        rescoring: A second potential for the best candidates, instead of what was asked for before.
         address: As for `run_campaign`.
         num_samplers: As for `run_campaign`.
         num_cpus: As for `run_campaign`.
@@ -99,11 +105,16 @@ def resume_campaign(
     parts = fingerprints(campaign)
     _refuse_changes(store, campaign, parts)
     _refuse_company(store)
+    from screening.rescoring import check_rescoring, keep_setting  # noqa: PLC0415
+
+    if rescoring is not None:
+        check_rescoring(campaign, rescoring)
+    rescoring = keep_setting(store, rescoring)
     if retry_failed:
         store.forget_failed_units()
     from screening.run import Run  # noqa: PLC0415 - takes seconds to import
 
-    run = Run(store, campaign, parts, view)
+    run = Run(store, campaign, parts, rescoring, view)
     return run.carry_out(address, num_samplers, num_cpus)
 
 

@@ -24,6 +24,8 @@ RELAXATION_S = 0.25
 """Per sample: the default potential, to the default fmax, on the samples of the example."""
 REFERENCE_S = {1: 1.0, 2: 21.0, 3: 11.5}
 """Per chemical subsystem of that many elements: relaxing its prototypes."""
+RESCORING_S = 1.0
+"""Per candidate that a second potential relaxes again, the reference phases beside it included."""
 START_S = 30.0
 """Wall time: starting the workers, loading the model and the potential, writing the report."""
 
@@ -37,6 +39,7 @@ class Cost:
     sampling_s: float
     relaxation_s: float
     references_s: float
+    rescoring_s: float
     cores: int
     """Cores of this machine that a run would use."""
     wall_s: float
@@ -57,8 +60,10 @@ def estimated_cost(campaign: Campaign, size: GridSize, cores: int | None = None)
         for arity, count in subsystems(campaign).items()
         if arity == 1 or campaign.references in {"auto", "prototypes"}
     )
-    wall = START_S + (sampling + relaxation + references) / cores
-    return Cost(sampling, relaxation, references, cores, wall)
+    top = campaign.rescoring.top if campaign.rescoring else 0
+    rescoring = min(top, size.n_samples) * RESCORING_S
+    wall = START_S + (sampling + relaxation + references + rescoring) / cores
+    return Cost(sampling, relaxation, references, rescoring, cores, wall)
 
 
 def subsystems(campaign: Campaign) -> dict[int, int]:
@@ -122,6 +127,8 @@ def plan_text(planned: dict[str, Any]) -> str:
     lines.append(
         f"estimated cost    {duration(cost['wall_s'])} on {cost['cores']} CPU cores: sampling "
         f"{duration(cost['sampling_s'])}, relaxation {duration(cost['relaxation_s'])}, references "
-        f"{duration(cost['references_s'])} of one core"
+        f"{duration(cost['references_s'])}"
+        + (f", rescoring {duration(cost['rescoring_s'])}" if cost["rescoring_s"] else "")
+        + " of one core"
     )
     return "\n".join(lines)

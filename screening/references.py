@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from screening.calculators import POTENTIALS, load_calculator
+from screening.calculators import FIELD, POTENTIALS, load_calculator
 from screening.chemistry import chemical_system_name
 from screening.errors import UserError
 from screening.grid import chemical_systems
@@ -42,7 +42,7 @@ from screening.reference_file import KnownPhases, known_phases, read_reference_f
 from screening.schema import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, structure_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from screening.calculators import Calculator
     from screening.campaign import Campaign
@@ -58,8 +58,6 @@ FETCHED = "_references/materials_project.parquet"
 """What came from the Materials Project: fetched once, whoever goes on with the campaign."""
 LARGEST_SUBSYSTEM = 3
 """Structure types of more elements are not on the list."""
-
-_FILE_TABLE = f"{DIRECTORY}/file.parquet"
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
@@ -88,19 +86,34 @@ class References:
     Args:
         campaign: names the chemical systems and where the phases come from.
         store: keeps the phases of finished subsystems.
+        calculator: another potential than the campaign's.
+        systems: some of its chemical systems; all of them if absent.
+        directory: where in the store the phases are kept.
+        wanted: ids of the structure types to relax; all if absent.
 
     Raises:
         UserError: if the file of reference phases cannot be used.
     """
 
-    def __init__(self, campaign: Campaign, store: Store) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        store: Store,
+        *,
+        calculator: str | None = None,
+        systems: Iterable[str] | None = None,
+        directory: str = DIRECTORY,
+        wanted: Container[str] | None = None,
+    ) -> None:
         self._store = store
-        self._calculator = load_calculator(campaign.relaxation.calculator).fingerprint
+        self._directory = directory
+        self._wanted = wanted
+        self._calculator = load_calculator(calculator or campaign.relaxation.calculator).fingerprint
         # One chemical system after the other, so that the first hulls are complete early.
         self._systems = list(
             dict.fromkeys(
                 subsystem
-                for system in chemical_systems(campaign)
+                for system in (chemical_systems(campaign) if systems is None else systems)
                 for subsystem in subsystems([system])
             )
         )
@@ -110,7 +123,7 @@ class References:
         if self._known:
             needed = self._known.needs_elements
             self._systems = [s for s in self._systems if "-" not in s] if needed else []
-        stored = set(store.files.names(DIRECTORY))
+        stored = set(store.files.names(directory))
         self._finished = [s for s in self._systems if f"{s}.parquet" in stored]
         self._to_do = [s for s in self._systems if s not in set(self._finished)]
         self._expected: dict[str, list[str]] = {}
@@ -154,22 +167,30 @@ class References:
         finished.
         """
         for system in list(self._to_do):
-            rows = reference_rows(system)
+            rows = [
+                row
+                for row in reference_rows(system)
+                if self._wanted is None or row["sample_id"] in self._wanted
+            ]
             self._expected[system] = [row["sample_id"] for row in rows]
             yield from rows
+            if not rows:
+                self._finish(system)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a relaxed phase that `missing` gave; the last one of a subsystem stores them."""
         system = str(row["chemical_system"])
         relaxed = self._relaxed[system]
         relaxed[row["sample_id"]] = _reference_row(row, self._calculator)
-        if len(relaxed) < len(self._expected[system]):
-            return
+        if len(relaxed) == len(self._expected[system]):
+            self._finish(system)
+
+    def _finish(self, system: str) -> None:
+        """Store the phases of a subsystem, all of which are relaxed."""
+        relaxed = self._relaxed.pop(system, {})
         rows = [relaxed[identity] for identity in self._expected[system]]
-        self._store.write_table(
-            _table_name(system), pa.Table.from_pylist(rows, schema=REFERENCE_SCHEMA)
-        )
-        del self._relaxed[system]
+        table = pa.Table.from_pylist(rows, schema=REFERENCE_SCHEMA)
+        self._store.write_table(self._table_name(system), table)
         self._to_do.remove(system)
         self._finished.append(system)
         self._publish_file()
@@ -198,7 +219,8 @@ class References:
         finished = set(self._finished)
         rows: list[Row] = []
         for system in systems:
-            table = self._store.read_table(_table_name(system)) if system in finished else None
+            name = self._table_name(system)
+            table = self._store.read_table(name) if system in finished else None
             if table is not None:
                 rows.extend(table.cast(REFERENCE_SCHEMA).to_pylist())
         return rows
@@ -233,9 +255,13 @@ class References:
 
     def _publish_file(self) -> None:
         """Store the phases of the table, once their energies are known."""
-        if self._known and not self._to_do and not self._store.files.exists(_FILE_TABLE):
+        name = self._table_name("file")
+        if self._known and not self._to_do and not self._store.files.exists(name):
             table = pa.Table.from_pylist(self._known_rows(), schema=REFERENCE_SCHEMA)
-            self._store.write_table(_FILE_TABLE, table)
+            self._store.write_table(name, table)
+
+    def _table_name(self, chemical_system: str) -> str:
+        return f"{self._directory}/{chemical_system}.parquet"
 
 
 def choose_references(campaign: Campaign, say: Callable[[str], None]) -> Campaign:
@@ -261,8 +287,13 @@ def choose_references(campaign: Campaign, say: Callable[[str], None]) -> Campaig
     return campaign.model_copy(update={"references": MP})
 
 
-def check_scale(setting: str, calculator: Calculator) -> None:
+def check_scale(setting: str, calculator: Calculator, field: str = FIELD) -> None:
     """Check that the energies of known phases and of a potential may be compared.
+
+    Args:
+        setting: ``references`` of the campaign file.
+        calculator: the potential.
+        field: what asks for it, for the message.
 
     Raises:
         UserError: if only those of the phases are corrected.
@@ -274,7 +305,7 @@ def check_scale(setting: str, calculator: Calculator) -> None:
     if corrections is not None and not calculator.corrected:
         raise UserError(
             f"references is {setting}, whose energies contain the corrections of {corrections}, "
-            f"and energies of relaxation.calculator {calculator.name} do not; allowed: "
+            f"and energies of {field} {calculator.name} do not; allowed: "
             f"{PROTOTYPES}, a file without such corrections, or a calculator with them "
             f"({', '.join(name for name, known in POTENTIALS.items() if known.corrected)})"
         )
@@ -350,10 +381,6 @@ def _reference_row(row: Mapping[str, Any], calculator: str) -> Row:
         "error": row.get("error"),
         **{name: row[name] for name in STRUCTURE_COLUMNS},
     }
-
-
-def _table_name(chemical_system: str) -> str:
-    return f"{DIRECTORY}/{chemical_system}.parquet"
 
 
 def _file_of(setting: str) -> Path | None:

@@ -37,6 +37,7 @@ from screening.report_data import (
     CRYSTAL_COLUMNS,
     LARGEST_TABLE,
     MOST_CRYSTALS,
+    RESCORED,
     TABLE_COLUMNS,
     page_data,
 )
@@ -153,6 +154,7 @@ def render_report(results: CampaignResults) -> str:
     ranked = candidates.take(best_places(candidates))
     shown = ranked.slice(0, LARGEST_TABLE).to_pylist()
     systems = ranked["chemical_system"].unique().to_pylist()
+    is_rescored = ranked["rescored_e_above_hull"].null_count < ranked.num_rows
     data = page_data(shown, results.crystals)
     style, scripts = _text("report.css"), [_text(name) for name in _SCRIPTS]
     return _template().render(
@@ -160,7 +162,8 @@ def render_report(results: CampaignResults) -> str:
         style=style,
         scripts=scripts,
         data=data,
-        columns=TABLE_COLUMNS,
+        columns=[column for column in TABLE_COLUMNS if is_rescored or column.key != RESCORED],
+        is_rescored=is_rescored,
         name=results.settings["name"],
         fingerprint=results.fingerprint,
         settings=yaml.safe_dump(dict(results.settings), sort_keys=False, allow_unicode=True),
@@ -180,7 +183,7 @@ def render_report(results: CampaignResults) -> str:
         ranked=shown,
         elements=sorted({element for system in systems for element in system.split("-")}),
         groups=sorted(ranked["space_group_it_number"].drop_null().unique().to_pylist()),
-        hulls=_hulls(systems[:MOST_HULLS], ranked, results.references),
+        hulls=_hulls(systems[:MOST_HULLS], ranked.sort_by("e_above_hull"), results.references),
         n_systems=len(systems),
         heat_map=heat_map(ranked),
         funnel=funnel(rows_of(samples), rows_of(candidates)),

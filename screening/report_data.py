@@ -33,6 +33,7 @@ CANDIDATE_COLUMNS = (
     "formation_energy_per_atom",
     "e_above_hull",
     "e_above_hull_self",
+    "rescored_e_above_hull",
     "hull_source",
     "converged",
     "is_representative",
@@ -60,11 +61,14 @@ class Column(NamedTuple):
     """``number`` if its values are aligned as such, ``minor`` if a narrow screen leaves it out."""
 
 
+RESCORED = "rescored"
+"""Key of the column that is shown if there is a second potential."""
 TABLE_COLUMNS = (
     Column("rank", "#", "number"),
     Column("formula", "formula"),
     Column("group", "space group"),
     Column("hull", "above hull", "number"),
+    Column(RESCORED, "rescored", "number"),
     Column("self", "with candidates", "number minor"),
     Column("formation", "formation energy", "number minor"),
     Column("known", "known?"),
@@ -100,6 +104,7 @@ def _table_row(row: Row) -> dict[str, Any]:
         "formula": row["chemical_formula_reduced"],
         "group": row["space_group_it_number"],
         "hull": _finite(row["e_above_hull"]),
+        RESCORED: _finite(row["rescored_e_above_hull"]),
         "self": _finite(row["e_above_hull_self"]),
         "formation": _finite(row["formation_energy_per_atom"]),
         "known": row["matched_reference_id"],

@@ -15,15 +15,16 @@ import pyarrow.compute as pc
 from screening.cluster import Cluster
 from screening.errors import RunError, ScreeningError
 from screening.export import cif_text, file_stem
-from screening.findings import findings
+from screening.findings import FINDING_COLUMNS, findings
 from screening.grid import grid_size
 from screening.ledger import total
-from screening.plan import RELAXATION_S, SAMPLING_S
+from screening.plan import RELAXATION_S, RESCORING_S, SAMPLING_S
 from screening.progress import HEARTBEAT, RUNS, Progress, StageProgress
 from screening.ranked_runs import RankedRuns
 from screening.ranking import RANKING, rank
 from screening.references import References
 from screening.report import report_campaign
+from screening.rescoring import RESCORING, Rescorer
 from screening.schema import STATUSES, structure_from_row
 from screening.signals import terminated_like_interrupted
 from screening.store import SUMMARY
@@ -32,7 +33,7 @@ from screening.sweep import REFERENCES, RELAXATION, RELAXERS, SAMPLERS, SAMPLING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from screening.campaign import Campaign
+    from screening.campaign import Campaign, Rescoring
     from screening.progress import View
     from screening.store import Store
 
@@ -64,13 +65,22 @@ class Run:
         store: Where the results lie, already claimed for the campaign.
         campaign: What to do.
         parts: Fingerprints of the model, the sampler, the potential and the references.
+        rescoring: The second potential for the best candidates, if there is to be one.
         view: Where progress is shown.
     """
 
-    def __init__(self, store: Store, campaign: Campaign, parts: dict[str, str], view: View) -> None:
+    def __init__(
+        self,
+        store: Store,
+        campaign: Campaign,
+        parts: dict[str, str],
+        rescoring: Rescoring | None,
+        view: View,
+    ) -> None:
         self.store = store
         self.campaign = campaign
         self.parts = parts
+        self.rescoring = rescoring
         self.references = References(campaign, store)
         self.ranking_s: dict[str, float] = {}
         self.earlier_runs: list[dict[str, Any]] = []
@@ -118,10 +128,22 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="ranking-") as directory:
             runs = RankedRuns(Path(directory))
             self.ranking_s = rank(cluster, systems, self.references, self.progress, runs.add)
-            self.progress.do("writing the table")
-            began = time.perf_counter()
-            self.store.write_candidates(runs.merged())
-            self.ranking_s["table"] = round(time.perf_counter() - began, 3)
+            self._write_table(runs)
+            if self.rescoring is not None:
+                self._rescore(cluster, runs, self.rescoring)
+
+    def _write_table(self, runs: RankedRuns) -> None:
+        self.progress.do("writing the table")
+        began = time.perf_counter()
+        self.store.write_candidates(runs.merged())
+        self.ranking_s["table"] = round(time.perf_counter() - began, 3)
+
+    def _rescore(self, cluster: Cluster, runs: RankedRuns, rescoring: Rescoring) -> None:
+        """Ask a second potential about the best."""
+        self.progress.do(f"relaxing the best candidates with {rescoring.calculator}")
+        rescorer = Rescorer(self.campaign, rescoring, self.store, self.references, self.progress)
+        runs.amend(rescorer.rescore(cluster, runs.best(rescoring.top)))
+        self._write_table(runs)
 
     def _publish(self) -> CampaignResult:
         self.progress.do("writing the crystals and the report")
@@ -148,7 +170,7 @@ class Run:
         marks = self.store.marks(["state", *STATUSES])
         candidates = self.store.candidates(["status", "is_representative", "converged"])
         this_run = self.progress.snapshot()
-        found = findings(self.store.best(columns=("e_above_hull", "is_novel")))
+        found = findings(self.store.best(columns=FINDING_COLUMNS))
         all_runs = _totals([*self.earlier_runs, this_run])
         return {
             "campaign": self.campaign.name,
@@ -164,6 +186,14 @@ class Run:
                 "on_hull": found.stable,
                 "near_hull_per_core_hour": _ratio(found.near, all_runs["core_hours"]),
                 "near_hull_per_gpu_hour": _ratio(found.near, all_runs["gpu_hours"]),
+            },
+            "rescored": None
+            if self.rescoring is None
+            else {
+                "calculator": self.rescoring.calculator,
+                "distinct": found.rescored,
+                "near_hull": found.rescored_near,
+                "on_hull": found.rescored_stable,
             },
             "this_run": {
                 "cpus": self.progress.cpus,
@@ -186,6 +216,8 @@ class Run:
             StageProgress(REFERENCES, "phases", RELAXERS, RELAXATION_S),
             StageProgress(RANKING, "systems", RANKING, RANKING_S),
         ]
+        if self.rescoring is not None:
+            stages.append(StageProgress(RESCORING, "structures", RESCORING, RESCORING_S))
         return Progress(stages, view, self._beat)
 
     def _beat(self, snapshot: dict[str, Any]) -> None:

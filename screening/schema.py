@@ -74,6 +74,28 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+RESCORED_FIELDS = (
+    _field("rescored_calculator", _TEXT, "the second potential; null if it was not asked"),
+    _field("rescored_energy_per_atom", _NUMBER, "relaxed by the second potential", "eV/atom"),
+    _field(
+        "rescored_formation_energy_per_atom",
+        _NUMBER,
+        "from the elements, all by the second potential",
+        "eV/atom",
+    ),
+    _field(
+        "rescored_e_above_hull",
+        _NUMBER,
+        "above the hull of the reference phases, all by the second potential; null if the crystal "
+        "did not converge with it",
+        "eV/atom",
+    ),
+    _field("rescored_converged", _TRUTH, "whether the second relaxation reached fmax"),
+    _field("rescored_error", _TEXT, "why the second relaxation failed"),
+    _field("rescored_cif", _TEXT, "the crystal as the second potential leaves it, as CIF"),
+)
+"""What a second potential says of the best candidates."""
+
 CANDIDATE_SCHEMA = pa.schema(
     [
         *SAMPLE_SCHEMA,
@@ -124,6 +146,7 @@ CANDIDATE_SCHEMA = pa.schema(
             "how is_novel was judged: by structure, or by formula where the structures of reference "
             "phases are not known or there is no phase of the formula",
         ),
+        *RESCORED_FIELDS,
     ]
 )
 

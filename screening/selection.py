@@ -5,13 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-RANK_COLUMNS = ("e_above_hull", "sample_id")
+RANK_COLUMNS = ("rescored_e_above_hull", "e_above_hull", "sample_id")
+"""What a second potential says, for the candidates that it was asked about, comes first."""
 BEST_COLUMNS = (*RANK_COLUMNS, "is_representative", "converged")
 """What `best_places` needs to know of every candidate."""
 
 
 def ranking_order(candidates: pa.Table) -> pa.Array:
     """Return the places of candidates by energy above the hull, those without one last.
+
+    Candidates that a second potential has placed stand before all others, in its order.
 
     Args:
         candidates: with the columns `RANK_COLUMNS`.

@@ -17,11 +17,12 @@ _SHOWN = (
     "chemical_formula_reduced",
     "space_group_it_number",
     "e_above_hull",
+    "rescored_e_above_hull",
     "sample_id",
     "is_novel",
     "matched_reference_id",
 )
-_HEADER = ("", "formula", "space group", "e_above_hull", "sample", "")
+_HEADER = ("", "formula", "space group", "e_above_hull", "rescored", "sample", "")
 
 
 def summary_text(store: Store, top: int) -> str:
@@ -32,7 +33,11 @@ def summary_text(store: Store, top: int) -> str:
         top: how many candidates, at the most.
     """
     ranked = store.best(top, _SHOWN).to_pylist()
-    lines = _aligned([_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked, 1))])
+    cells = [_HEADER, *(_cells(rank, row) for rank, row in enumerate(ranked, 1))]
+    if all(row["rescored_e_above_hull"] is None for row in ranked):
+        place = _HEADER.index("rescored")
+        cells = [row[:place] + row[place + 1 :] for row in cells]
+    lines = _aligned(cells)
     if not ranked:
         lines = ["no candidate has a place against the hull: the report says what became of them"]
     failed = store.marks(["state"])["state"].to_pylist().count("failed")
@@ -40,7 +45,9 @@ def summary_text(store: Store, top: int) -> str:
         lines.append(
             f"{failed} unit{'s' * (failed > 1)} failed; `screening resume {store.uri} --retry-failed` tries them again"
         )
-    lines += _headline(store.read_json(SUMMARY))
+    summary = store.read_json(SUMMARY)
+    if isinstance(summary, dict):
+        lines += _headline(summary.get("novel")) + _second_headline(summary.get("rescored"))
     present = set(store.files.names(""))
     lines += [
         f"{name:10}{store.uri.rstrip('/')}/{path}" for name, path in _PRODUCTS if path in present
@@ -48,9 +55,8 @@ def summary_text(store: Store, top: int) -> str:
     return "\n".join(lines)
 
 
-def _headline(summary: Any) -> list[str]:
+def _headline(novel: Any) -> list[str]:
     """Say how many new crystals the campaign is worth, and what one hour of a machine brought."""
-    novel = summary.get("novel") if isinstance(summary, dict) else None
     if not novel:
         return []
     count = novel["near_hull"]
@@ -66,13 +72,27 @@ def _headline(summary: Any) -> list[str]:
     return [f"{text}: {', '.join(rates)}" if rates else text]
 
 
+def _second_headline(rescored: Any) -> list[str]:
+    """Say what a second potential left of them."""
+    if not rescored:
+        return []
+    text = (
+        f"{'rescored':10}{rescored['distinct']} of them with {rescored['calculator']}: "
+        f"{rescored['near_hull']} at most {NEAR_HULL:g} eV/atom above its hull, "
+        f"{rescored['on_hull']} on it or below"
+    )
+    return [text]
+
+
 def _cells(rank: int, row: Row) -> tuple[str, ...]:
     number = row["space_group_it_number"]
     group = f"{number} {space_group_symbol(number)}" if number else "none found"
     known = {True: "novel", False: f"known: {row['matched_reference_id'] or 'formula'}", None: ""}
     energy = f"{row['e_above_hull']:+.3f} eV/atom"
+    second = row["rescored_e_above_hull"]
+    rescored = "" if second is None else f"{second:+.3f} eV/atom"
     formula = row["chemical_formula_reduced"]
-    return (str(rank), formula, group, energy, row["sample_id"], known[row["is_novel"]])
+    return (str(rank), formula, group, energy, rescored, row["sample_id"], known[row["is_novel"]])
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

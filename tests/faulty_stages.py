@@ -182,3 +182,26 @@ class DrawsAllButOne:
 def unprepared(pack: tuple[Unit, ...]) -> tuple[Unit, ...]:
     """Prepare nothing."""
     return pack
+
+
+class OtherEMT(EMT):
+    """A second potential: the first one's energies, larger by a tenth, and an electron volt up."""
+
+    def calculate(self, *arguments: Any, **settings: Any) -> None:
+        """Compute, then change."""
+        super().calculate(*arguments, **settings)
+        n_atoms = len(self.atoms)
+        for name in ("energy", "free_energy"):
+            self.results[name] = 1.1 * self.results[name] + n_atoms
+        for name in ("forces", "stress"):
+            if name in self.results:
+                self.results[name] = 1.1 * self.results[name]
+
+
+class Blind(EMT):
+    """A potential that says nothing."""
+
+    def calculate(self, *arguments: Any, **settings: Any) -> None:
+        """Raise."""
+        del arguments, settings
+        raise ValueError("this potential says nothing")

@@ -98,6 +98,24 @@ def test_headline_figures() -> None:
     assert findings(ranked([])).best_novel is None
 
 
+def test_what_a_second_potential_left_is_counted_and_first() -> None:
+    rows = [
+        candidate(0, ROCK_SALT, -0.2, rescored_e_above_hull=0.15),
+        candidate(1, ROCK_SALT, -0.1, rescored_e_above_hull=-0.02),
+        candidate(2, ROCK_SALT, 0.0, rescored_e_above_hull=0.05),
+        candidate(3, ROCK_SALT, 0.1, rescored_e_above_hull=-0.5, is_novel=False),
+        candidate(4, ROCK_SALT, -0.3),
+    ]
+    order = ranked(rows)["sample_id"].to_pylist()
+    assert [name[-1] for name in order] == ["3", "1", "2", "0", "4"]
+    found = findings(ranked(rows))
+    assert (found.rescored, found.rescored_near, found.rescored_stable) == (3, 2, 1)
+    assert (found.near, found.stable) == (4, 4)
+    # The map is of the first potential, by which all candidates have a place.
+    ((_, (best,)),) = heat_map(ranked(rows)).rows
+    assert best["e_above_hull"] == -0.3
+
+
 def test_errors_that_differ_in_numbers_are_counted_together() -> None:
     rows = [sample(i, "failed", error=f"the score of sample {i} is not finite") for i in (8, 9)]
     assert failures([*rows, *SAMPLES, *CANDIDATES]) == [

@@ -368,7 +368,7 @@ def test_a_potential_that_is_not_installed_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"'sevennet-0', which is not installed; `pip install"):
+    with pytest.raises(UserError, match=r"'sevennet-0' is not installed; `pip install"):
         _ = load_calculator("sevennet-0").fingerprint
 
 

@@ -109,6 +109,7 @@ def test_data_of_the_page_survive_hostile_names_and_numbers() -> None:
         "formula": "ClCs",
         "group": 225,
         "hull": 0.1,
+        "rescored": None,
         "self": 0.1,
         "formation": None,
         "known": None,
@@ -121,6 +122,17 @@ def test_data_of_the_page_survive_hostile_names_and_numbers() -> None:
         "sample": hostile,
     }
     assert data["groups"] == {"225": "225 Fm-3m"}
+
+
+def test_a_second_potential_has_a_column_only_where_there_is_one() -> None:
+    without = render_report(results(candidates=[candidate(0, ROCK_SALT, 0.1)]))
+    assert 'data-key="rescored"' not in without
+    row = candidate(0, ROCK_SALT, 0.1, rescored_e_above_hull=0.25)
+    page = render_report(results(candidates=[row]))
+    assert 'data-key="rescored"' in page
+    assert "1 novel ones rescored with a second potential: 0 at most 0.1" in page
+    (values,) = data_of(page)["rows"]
+    assert values[data_of(page)["columns"].index("rescored")] == 0.25
 
 
 def test_best_crystals_are_in_the_page_in_their_order() -> None:

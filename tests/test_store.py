@@ -82,6 +82,13 @@ CANDIDATE_COLUMNS = [
     "dimensionality",
     "space_group_kept",
     "novelty_basis",
+    "rescored_calculator",
+    "rescored_energy_per_atom",
+    "rescored_formation_energy_per_atom",
+    "rescored_e_above_hull",
+    "rescored_converged",
+    "rescored_error",
+    "rescored_cif",
 ]
 
 CAMPAIGN = Campaign.from_mapping(

@@ -22,7 +22,7 @@ if (report.rows.length) {
   const titles = [...table.tHead.rows[0].cells];
   const shown = {
     formula: row => report.typeset(row.formula), group: row => row.group_name,
-    hull: row => report.signed(row.hull), self: row => report.signed(row.self),
+    hull: row => report.signed(row.hull), rescored: row => report.signed(row.rescored), self: row => report.signed(row.self),
     formation: row => report.signed(row.formation), known: report.say,
     neutral: row => row.neutral === null ? "" : row.neutral ? "yes" : "no",
   };

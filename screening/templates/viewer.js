@@ -134,7 +134,8 @@ if (report.scenes.length) {
       ...scene.edges.flat().map(point => Math.hypot(...point)));
     list.value = index;
     about.replaceChildren(...line("formula", report.typeset(row.formula)), ...line("space group", row.group_name),
-      ...line("above the hull", `${report.signed(row.hull)} eV/atom`), ...line("reference phases", report.say(row)),
+      ...line("above the hull", `${report.signed(row.hull)} eV/atom`),
+      ...(row.rescored === null ? [] : line("rescored", `${report.signed(row.rescored)} eV/atom`)), ...line("reference phases", report.say(row)),
       ...line("a, b, c", `${[a, b, c].map(x => x.toFixed(3)).join(", ")} Å`),
       ...line("α, β, γ", `${angles.map(x => x.toFixed(1)).join(", ")}°`), ...line("sample", row.sample));
     legend.replaceChildren(...scene.elements.map(key));

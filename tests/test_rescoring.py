@@ -1,0 +1,210 @@
+"""A second potential for the best candidates: its own energies, its own hull, nothing done twice."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from faulty_stages import OtherEMT
+
+from screening.campaign import Campaign, Rescoring
+from screening.cluster import Cluster
+from screening.errors import UserError
+from screening.hull import KnownHull
+from screening.pipeline import resume_campaign, run_campaign
+from screening.references import References
+from screening.relaxation import relax
+from screening.rescoring import SETTING, check_rescoring, keep_setting
+from screening.schema import structure_from_row
+from screening.store import Store
+from screening.summary import summary_text
+from screening.views import LineView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALLOY = """
+name: alloy
+chemical_systems: [Al-Cu]
+space_groups: [221, 123, 225]
+sites: {per_element: [1], total_max: 2}
+samples_per_cell: 4
+seed: 7
+relaxation: {calculator: 'ase.calculators.emt:EMT', max_steps: 60}
+references: prototypes
+rescoring: {calculator: 'faulty_stages:OtherEMT', top: 2}
+"""
+SECOND = "faulty_stages:OtherEMT"
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray whose workers can import the second potential."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", HERE)
+        with Cluster(num_cpus=2):
+            yield
+
+
+@pytest.fixture(scope="module")
+def rescored(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A campaign whose two best candidates are relaxed again."""
+    del local_ray
+    out = tmp_path_factory.mktemp("alloy") / "results"
+    result = run_campaign(Campaign.from_text(ALLOY, "alloy"), str(out), view=quiet())
+    assert result.summary["rescored"]["calculator"] == SECOND
+    return Store(result.uri)
+
+
+def quiet() -> LineView:
+    return LineView(io.StringIO())
+
+
+def asked(store: Store) -> list[dict[str, Any]]:
+    """Return the candidates that the second potential was asked about, in order."""
+    rows = store.candidates().to_pylist()
+    return [row for row in rows if row["rescored_calculator"] is not None]
+
+
+def test_the_second_energies_and_hull_are_the_second_potentials(rescored: Store) -> None:
+    rows = asked(rescored)
+    by_first = sorted(rescored.best().to_pylist(), key=lambda row: row["e_above_hull"])
+    assert {row["sample_id"] for row in rows} == {row["sample_id"] for row in by_first[:2]}
+    campaign = rescored.campaign()
+    (directory,) = {path.parent for path in Path(rescored.uri).glob("_rescoring/*/references/*")}
+    references = References(
+        campaign,
+        rescored,
+        calculator=SECOND,
+        directory=str(directory.relative_to(rescored.uri)),
+    )
+    phases = references.rows("Al-Cu")
+    hull = KnownHull("Al-Cu", phases)
+    for phase in phases:
+        lowered = relax(structure_from_row(phase), OtherEMT(), 0.05, 200)
+        assert lowered.energy / len(lowered.structure) == pytest.approx(
+            phase["energy_per_atom"], abs=1e-3
+        )
+    for row in rows:
+        again = relax(structure_from_row(row), OtherEMT(), 0.05, 200)
+        energy = row["rescored_energy_per_atom"]
+        assert energy == pytest.approx(again.energy / len(again.structure), abs=1e-3)
+        assert abs(energy - row["energy_per_atom"]) > 0.1
+        floor = hull.energy_per_atom(row["chemical_formula_reduced"])
+        assert row["rescored_e_above_hull"] == pytest.approx(energy - floor)
+        assert row["rescored_converged"]
+        assert "_cell_length_a" in row["rescored_cif"]
+
+
+def test_only_phases_near_the_first_hull_are_relaxed_again(rescored: Store) -> None:
+    first = References(rescored.campaign(), rescored).rows("Al-Cu")
+    hull = KnownHull("Al-Cu", first)
+    heights = {
+        row["reference_id"]: row["energy_per_atom"] - hull.energy_per_atom(row["formula"])
+        for row in first
+    }
+    again = [
+        name
+        for path in Path(rescored.uri).glob("_rescoring/*/references/*.parquet")
+        for name in rescored.read_table(str(path.relative_to(rescored.uri)))[
+            "reference_id"
+        ].to_pylist()
+    ]
+    assert sorted(again) == sorted(name for name, height in heights.items() if height <= 0.2)
+    assert len(again) < len(first)
+
+
+def test_what_was_rescored_comes_first_in_the_second_order(rescored: Store) -> None:
+    rows = rescored.best().to_pylist()
+    second = [row["rescored_e_above_hull"] for row in rows]
+    assert None not in second[:2]
+    assert second[:2] == sorted(second[:2])
+    assert set(second[2:]) == {None}
+    heights = [row["e_above_hull"] for row in rows[2:]]
+    assert heights == sorted(heights)
+    text = summary_text(rescored, 10)
+    assert f"{second[0]:+.3f} eV/atom" in text
+    assert f"with {SECOND}: " in text
+    assert "Rescored" in (Path(rescored.uri) / "report.html").read_text()
+
+
+def test_a_longer_list_begins_with_what_is_known(
+    local_ray: None, rescored: Store, tmp_path: Path
+) -> None:
+    del local_ray
+    out = tmp_path / "results"
+    shutil.copytree(rescored.uri, out)
+    pieces = {path: path.stat().st_mtime_ns for path in out.glob("_rescoring/*/*.parquet")}
+    result = resume_campaign(str(out), rescoring=Rescoring(calculator=SECOND, top=4), view=quiet())
+    longer = asked(Store(str(out)))
+    before = {row["sample_id"]: row for row in asked(rescored)}
+    assert len(longer) == 4
+    assert before.items() <= {row["sample_id"]: row for row in longer}.items()
+    assert all(path.stat().st_mtime_ns == time for path, time in pieces.items())
+    assert result.summary["this_run"]["stages"]["rescoring"]["busy_s"] > 0
+    # It is remembered, and nothing is left to do.
+    result = resume_campaign(str(out), view=quiet())
+    assert asked(Store(str(out))) == longer
+    assert result.summary["this_run"]["stages"]["rescoring"]["busy_s"] == 0
+
+
+def test_a_second_potential_that_fails_is_recorded(
+    local_ray: None, rescored: Store, tmp_path: Path
+) -> None:
+    del local_ray
+    out = tmp_path / "results"
+    shutil.copytree(rescored.uri, out)
+    failing = Rescoring(calculator="faulty_stages:Blind", top=1)
+    resume_campaign(str(out), rescoring=failing, view=quiet())
+    store = Store(str(out))
+    (row,) = asked(store)
+    assert row["rescored_error"].startswith("relaxation: ")
+    assert row["rescored_e_above_hull"] is None
+    assert row["rescored_energy_per_atom"] is None
+    # Nothing that was known is worse off.
+    assert row["e_above_hull"] == store.best(1).to_pylist()[0]["e_above_hull"]
+
+
+@pytest.mark.parametrize(
+    ("calculator", "message"),
+    [
+        ("ase.calculators.emt:EMT", "rescoring.calculator is ase.calculators.emt:EMT, with which"),
+        ("vasp", "rescoring.calculator is 'vasp'; allowed: default, chgnet"),
+    ],
+)
+def test_a_potential_that_is_no_second_one_is_refused(calculator: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_rescoring(Campaign.from_text(ALLOY, "alloy"), Rescoring(calculator=calculator))
+
+
+def test_a_damaged_setting_is_refused(rescored: Store, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    (tmp_path / SETTING).write_text("{")
+    with pytest.raises(UserError, match=f"{SETTING} is damaged"):
+        keep_setting(store, None)
+    assert keep_setting(rescored, None) == Rescoring(calculator=SECOND, top=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{top: 3}", "rescoring.calculator is missing"),
+        ("{calculator: chgnet, top: 0}", "rescoring.top is 0; allowed: an integer from 1"),
+        ("{calculator: chgnet, many: 1}", "there is no key 'many' in rescoring"),
+        ("7", "rescoring is 7; allowed: the keys calculator and top, or null"),
+    ],
+)
+def test_mistakes_get_one_sentence(value: str, message: str) -> None:
+    text = ALLOY.replace("{calculator: 'faulty_stages:OtherEMT', top: 2}", value)
+    with pytest.raises(UserError, match=message):
+        Campaign.from_text(text, "alloy")
+
+
+def test_a_campaign_is_the_same_with_and_without(rescored: Store) -> None:
+    with_it = rescored.campaign()
+    without = with_it.model_copy(update={"rescoring": None})
+    assert with_it.fingerprint({}) == without.fingerprint({})
