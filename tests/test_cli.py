@@ -33,6 +33,7 @@ COMMANDS = (
     "plan",
     "run",
     "resume",
+    "rescore",
     "submit",
     "stop",
     "compact",
@@ -488,7 +489,7 @@ def complete(shell: str, words: str) -> list[str]:
 
 
 def test_shell_completes_commands_options_and_values() -> None:
-    assert complete("bash", "screening re") == ["resume", "report", "references"]
+    assert complete("bash", "screening re") == ["resume", "rescore", "report", "references"]
     assert complete("bash", "screening evaluate g") == ["generation"]
     assert "--retry-failed" in complete("bash", "screening resume --")
     assert complete("bash", "screening export --format ") == ["cif", "poscar", "extxyz", "vasp"]
