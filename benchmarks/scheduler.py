@@ -99,9 +99,10 @@ class Unmoved:
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row of a crystal that was at rest already."""
-        return {**row, "energy": -1.0, "energy_per_atom": -0.5, "converged": True, "n_steps": 0}
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows of crystals that were at rest already."""
+        at_rest = {"energy": -1.0, "energy_per_atom": -0.5, "converged": True, "n_steps": 0}
+        return [{**row, **at_rest} for row in rows]
 
 
 def same(units: tuple[Unit, ...]) -> tuple[Unit, ...]:

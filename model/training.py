@@ -22,6 +22,7 @@ from torch import Tensor, distributed
 
 from model.checkpoint import ScoreModel, load_checkpoint, save_checkpoint, write_beside
 from model.dataset import DataError, read_crystals
+from model.elements import PeriodicElements
 from model.lattice import free_mask, l3_from_lengths, untie
 from model.length_prior import fit_length_prior
 from model.multigraph import Batch, apply_affine, make_batch, ragged
@@ -59,6 +60,8 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the exponential moving average of the weights, which is what is shipped."""
+    length_weight: float = 0.2
+    """Weight of the loss of lengths beside that of positions, which is one."""
     max_sites: int = 12
     """Crystals with more sites are left out."""
     save_every: float = 60.0
@@ -234,6 +237,8 @@ class Trainer:
         if start is not None:
             self.network.load_state_dict(start.state_dict())
         self.average = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
+        # For the time of the training: the average, which is shipped, has one vector per element.
+        self.network.element = PeriodicElements(self.network.element).to(self.device)  # type: ignore[assignment]
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate)
         self.step = 0
         self.seconds = 0.0
@@ -264,10 +269,10 @@ class Trainer:
         self.step += 1
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, value in zip(
-                self.average.parameters(), self.network.parameters(), strict=True
-            ):
-                mean.lerp_(value, 1.0 - decay)
+            for name, mean in self.average.named_parameters():
+                # Of the elements the average has the sums, of which the network has the parts.
+                value = self.network.get_submodule(name.rpartition(".")[0])
+                mean.lerp_(getattr(value, name.rpartition(".")[2]), 1.0 - decay)
         return float(position.detach()), float(length.detach())
 
     def _share_gradients(self) -> None:
@@ -282,10 +287,9 @@ class Trainer:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    @staticmethod
-    def objective(position: Tensor, length: Tensor) -> Tensor:
+    def objective(self, position: Tensor, length: Tensor) -> Tensor:
         """Return what is made small, from the losses of positions and of lengths."""
-        return position + length
+        return position + self.config.length_weight * length
 
     def save_state(self, path: Path) -> None:
         """Write all that is needed to go on."""

@@ -69,8 +69,11 @@ class Relaxed:
     def setup(self) -> None:
         """Need nothing."""
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with an energy that belongs to the sample."""
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows with energies that belong to the samples."""
+        return [self._relaxed(row) for row in rows]
+
+    def _relaxed(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray  # noqa: PLC0415 - of the worker's process
 
         directory = Path(self.directory)

@@ -160,12 +160,14 @@ class DrawsAllButOne:
     """Draws copper for each sample of units, and raises whenever a certain unit is among them."""
 
     unit_id: str
+    status: str
+    """Of the others."""
 
     def setup(self) -> None:
         """Need nothing."""
 
     def __call__(self, pack: tuple[Unit, ...]) -> list[dict[str, Any]]:
-        """Return a row per sample, filtered: nothing is left to be done."""
+        """Return a row per sample."""
         if self.unit_id in [unit.unit_id for unit in pack]:
             raise ValueError(f"{self.unit_id} cannot be drawn")
         drawn = {
@@ -173,10 +175,26 @@ class DrawsAllButOne:
             "generator": "",
         }
         return [
-            {**unit.columns(place), **drawn, "status": "filtered", "reason": "a test"}
+            {**unit.columns(place), **drawn, "status": self.status}
             for unit in pack
             for place in range(unit.count)
         ]
+
+
+@dataclass(frozen=True)
+class RelaxesAllButOne:
+    """Returns rows as they are, and takes its process with it whenever a certain one is among them."""
+
+    sample_id: str
+
+    def setup(self) -> None:
+        """Need nothing."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows."""
+        if self.sample_id in [row["sample_id"] for row in rows]:
+            os._exit(1)
+        return rows
 
 
 def unprepared(pack: tuple[Unit, ...]) -> tuple[Unit, ...]:

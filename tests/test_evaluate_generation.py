@@ -108,7 +108,7 @@ def test_the_result_is_complete(evaluated: tuple[Path, dict[str, Any]], known: P
     out, result = evaluated
     assert json.loads(out.read_text()) == result
     assert result["source"]["checkpoint_fingerprint"]
-    assert result["source"]["sampler"] == "predictor-corrector-4"
+    assert result["source"]["sampler"] == "predictor-corrector-5"
     assert result["test"]["rows"] == 12
     assert result["test"]["crystals"] == 11
     assert result["test"]["without_fingerprint"] == 0

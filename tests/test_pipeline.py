@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 from commands import command
-from faulty_stages import DrawsAllButOne, unprepared
+from faulty_stages import DrawsAllButOne, RelaxesAllButOne, unprepared
 
 from screening.campaign import Campaign
 from screening.cluster import Cluster
@@ -27,7 +27,7 @@ from screening.relaxation import RelaxationStage
 from screening.schema import structure_from_row
 from screening.status import campaign_status
 from screening.store import Store
-from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Stages, Sweep
+from screening.sweep import REFERENCES, RELAXATION, SAMPLING, RelaxTogether, Stages, Sweep
 from screening.views import LineView
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_every_sample_is_accounted_for(copper: CampaignResult) -> None:
         unit = expected[row["sample_id"]]
         assert row["space_group_requested"] == unit.cell.space_group
         assert row["seed"] == unit.seed(unit.sample_ids.index(row["sample_id"]))
-        assert row["generator"] == f"{fingerprints(campaign)['model']}/predictor-corrector-4"
+        assert row["generator"] == f"{fingerprints(campaign)['model']}/predictor-corrector-5"
     kept = {row["sample_id"] for row in samples if row["status"] == "kept"}
     candidates = store.candidates().to_pylist()
     assert {row["sample_id"] for row in candidates} == kept
@@ -371,8 +371,8 @@ def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
     stages = [StageProgress(name, "", "", 1.0) for name in (RELAXATION, REFERENCES)]
     # One of the middle, which is drawn with others.
     stages.append(StageProgress(SAMPLING, "", "", 1.0, N_ALLOY))
-    relaxation = RelaxationStage(campaign.relaxation.calculator, 0.05, 1)
-    work = Stages(DrawsAllButOne(unit_ids[5]), relaxation, unprepared)
+    relaxation = RelaxTogether(RelaxationStage(campaign.relaxation.calculator, 0.05, 1))
+    work = Stages(DrawsAllButOne(unit_ids[5], "filtered"), relaxation, unprepared)
     references = References(campaign, store)
     progress = Progress(stages, quiet())
     with Cluster() as cluster:
@@ -383,6 +383,40 @@ def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
     }
     assert marks[unit_ids[5]]["error"] == f"ValueError: {unit_ids[5]} cannot be drawn"
     assert store.read_samples().num_rows == N_ALLOY
+
+
+def test_a_crystal_that_cannot_be_relaxed_takes_no_other_with_it(
+    local_ray: None, tmp_path: Path
+) -> None:
+    del local_ray
+    text = alloy(tmp_path).to_yaml().replace("unit_size: 1", "unit_size: 6")
+    campaign = Campaign.from_text(text.replace("references: ", "references: prototypes #"), "alloy")
+    references = References(campaign, Store(str(tmp_path / "none")))
+    bad = next(units(campaign)).sample_id(2)
+    bad_phase = next(references.missing())["sample_id"]
+    for out, name in ((tmp_path / "crystal", bad), (tmp_path / "phase", bad_phase)):
+        store, parts = Store(str(out)), fingerprints(campaign)
+        store.initialise(campaign.resolved(), campaign.fingerprint(parts), parts)
+        stages = [StageProgress(stage, "", "", 1.0) for stage in (RELAXATION, REFERENCES)]
+        stages.append(StageProgress(SAMPLING, "", "", 1.0, N_ALLOY))
+        work = Stages(DrawsAllButOne("", "kept"), RelaxesAllButOne(name), unprepared)
+        references = References(campaign, store)
+        with Cluster() as cluster:
+            Sweep(
+                campaign, store, references, "model/sampler", Progress(stages, quiet()), work
+            ).run(cluster)
+        rows = store.read_relaxed().to_pylist()
+        phases = [
+            row
+            for path in (out / "references").iterdir()
+            for row in store.read_table(f"references/{path.name}").to_pylist()
+        ]
+        assert len(rows) == N_ALLOY
+        assert len(phases) == references.total
+        errors = {row["sample_id"]: row["error"] for row in rows if row["error"]}
+        errors |= {row["reference_id"]: row["error"] for row in phases if row["error"]}
+        assert list(errors) == [name]
+        assert errors[name].startswith("its worker process died at each of 3 attempts")
 
 
 def wait_for_units(process: subprocess.Popen[str], out: Path, count: int) -> None:

@@ -323,7 +323,7 @@ def test_textbook_crystals_are_found_by_the_model(
     result = json.loads(out.read_text())
     assert json.loads(printed) == result
     assert "targets 0/2 targets" in err
-    assert result["configuration"]["generator"] == f"{result['checkpoint']}/predictor-corrector-4"
+    assert result["configuration"]["generator"] == f"{result['checkpoint']}/predictor-corrector-5"
     assert result["configuration"]["calculator"].startswith("chgnet-")
     assert {"hardware", "versions", "command", "seed", "wall_s"} <= result.keys()
     # A third of such samples are hits, see docs/results.md.
