@@ -154,8 +154,11 @@ class SevenNetPotential:
         return calculator
 
     def load(self) -> Potential:
-        """Load the weights; crystals are evaluated one by one."""
-        return OneByOne(self.ase())
+        """Load the weights; crystals are then evaluated together."""
+        calculator = self.ase()
+        from screening.sevennet_potential import SevenNetNetwork  # noqa: PLC0415 - optional, slow
+
+        return SevenNetNetwork(calculator)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from chgnet.model.model import CHGNet
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from screening.potential import Evaluation
+from screening.potential import Evaluation, evaluate_in_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 ATOMS_AT_ONCE = 64
-"""Atoms of the crystals in one pass. On a processor larger passes gain nothing; a device whose
-memory does not hold one gets it in halves."""
+"""Atoms of the crystals in one pass. On a processor larger passes gain nothing."""
 
 
 class CHGNetCalculator(Calculator):
@@ -75,43 +74,11 @@ class CHGNetCalculator(Calculator):
 
     def evaluate(self, crystals: Sequence[Atoms]) -> list[Evaluation | Exception]:
         """Return what the network says of each crystal, or why it says nothing."""
-        answers: list[Any] = [self._graph(crystal) for crystal in crystals]
-        together: list[int] = []
-        for place, graph in enumerate(answers):
-            if isinstance(graph, Exception):
-                continue
-            if together and _n_atoms([answers[i] for i in (*together, place)]) > ATOMS_AT_ONCE:
-                self._fill(answers, together)
-                together = []
-            together.append(place)
-        self._fill(answers, together)
-        return answers
+        return evaluate_in_passes(crystals, self._graph, self._evaluated, ATOMS_AT_ONCE)
 
-    def _graph(self, crystal: Any) -> Any:
-        try:
-            graph: Any = self.model.graph_converter(AseAtomsAdaptor.get_structure(crystal))
-        except Exception as error:  # noqa: BLE001 - of this crystal, whatever it is
-            return error
+    def _graph(self, crystal: Atoms) -> Any:
+        graph: Any = self.model.graph_converter(AseAtomsAdaptor.get_structure(crystal))
         return graph.to(self.device)
-
-    def _fill(self, answers: list[Any], places: list[int]) -> None:
-        """Replace graphs at some places by what the network says of them."""
-        if not places:
-            return
-        found: list[Evaluation] | None = None
-        try:
-            found = self._evaluated([answers[place] for place in places])
-        except Exception as error:  # noqa: BLE001 - one crystal's, or too many for the memory
-            if len(places) == 1:
-                answers[places[0]] = error
-                return
-        if found is None:  # outside of the clause: the error holds on to what filled the memory
-            half = len(places) // 2
-            self._fill(answers, places[:half])
-            self._fill(answers, places[half:])
-        else:
-            for place, evaluation in zip(places, found, strict=True):
-                answers[place] = evaluation
 
     def _evaluated(self, graphs: list[Any]) -> list[Evaluation]:
         lattices = [graph.lattice.detach() for graph in graphs]
@@ -145,10 +112,6 @@ class CHGNetCalculator(Calculator):
         with torch.no_grad():
             answer = self.model([graph.to(self.device)], task="e", return_crystal_feas=True)
         return np.asarray(answer["crystal_fea"][0].double().cpu().numpy())
-
-
-def _n_atoms(graphs: Sequence[Any]) -> int:
-    return sum(len(graph.atomic_number) for graph in graphs)
 
 
 def _evaluation(energy: float, lattice: Any, by_coords: Any, by_strain: Any) -> Evaluation:

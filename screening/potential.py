@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
@@ -36,6 +36,64 @@ class Potential(Protocol):
         """Return what the potential says of each crystal, or why it says nothing."""
 
 
+def evaluate_in_passes(
+    crystals: Sequence[Atoms],
+    prepare: Callable[[Atoms], Any],
+    evaluate: Callable[[list[Any]], list[Evaluation]],
+    most_atoms: int,
+) -> list[Evaluation | Exception]:
+    """Ask a network about many crystals, as many in one pass as it has room for.
+
+    Args:
+        crystals: what is asked about.
+        prepare: makes what the network takes of a crystal.
+        evaluate: passes such things through the network. What it raises is blamed on all of them,
+            and they are passed in halves, down to the one whose fault it is; so is a pass that the
+            device's memory does not hold.
+        most_atoms: of the crystals in one pass; a crystal may have more alone.
+
+    Returns:
+        What the network says of each crystal, or what was raised.
+    """
+    answers: list[Any] = [None] * len(crystals)
+
+    def ask(places: list[int], graphs: list[Any]) -> None:
+        if not places:
+            return
+        found = None
+        try:
+            found = evaluate(graphs)
+        except Exception as error:  # noqa: BLE001 - one crystal's, or too many for the memory
+            if len(places) == 1:
+                answers[places[0]] = error
+                return
+        if found is None:  # outside of the clause: the error holds on to what filled the memory
+            half = len(places) // 2
+            ask(places[:half], graphs[:half])
+            ask(places[half:], graphs[half:])
+            return
+        for place, answer in zip(places, found, strict=True):
+            answers[place] = answer
+
+    together: list[int] = []
+    graphs: list[Any] = []
+    n_atoms = 0
+    for place, crystal in enumerate(crystals):
+        try:
+            graph = prepare(crystal)
+        except Exception as error:  # noqa: BLE001 - of this crystal, whatever it is
+            answers[place] = error
+            continue
+        if together and n_atoms + len(crystal) > most_atoms:
+            ask(together, graphs)
+            together, graphs, n_atoms = [], [], 0
+        together.append(place)
+        graphs.append(graph)
+        n_atoms += len(crystal)
+    ask(together, graphs)
+    return answers
+
+
 class OneByOne:
     """Any calculator of ASE's as a potential; it is asked about one crystal after the other."""
 
@@ -47,8 +105,8 @@ class OneByOne:
         return [self._evaluation(crystal) for crystal in crystals]
 
     def _evaluation(self, crystal: Any) -> Evaluation | Exception:
-        crystal.calc = self._calculator
         try:
+            crystal.calc = self._calculator
             with warnings.catch_warnings():
                 # Of torch 2.9 and later; there is nothing that a user could do about it.
                 warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")

@@ -21,6 +21,7 @@ from crystals import BODY_CENTRED, BY_CENTRING, COTUNNITE, PEROVSKITE, ROCK_SALT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from model.crystal import AsymmetricUnit
 from screening.calculators import SEVENNET_WEIGHTS, load_calculator
@@ -29,6 +30,7 @@ from screening.corrections import mp2020_correction
 from screening.errors import UserError
 from screening.free_coordinates import FreeCoordinates, free_coordinates
 from screening.minimisation import Point, minimise
+from screening.potential import OneByOne
 from screening.relaxation import ExplodedError, RelaxationStage, Rival, relax
 from screening.schema import structure_columns, structure_from_row
 
@@ -320,6 +322,30 @@ def test_sevennet_gives_the_corrected_energy_of_salt(name: str) -> None:
     assert relaxed.volume * 4 == pytest.approx(5.69**3, rel=0.03)
     bare = relax(relaxed, load_calculator(name).ase(), fmax=0.05, max_steps=0).energy
     assert row["energy"] - bare == pytest.approx(mp2020_correction(relaxed), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SEVENNET_WEIGHTS)
+def test_sevennet_says_the_same_of_many_as_of_each(name: str) -> None:
+    """More atoms than a pass holds, one crystal that fails, and shear in the stress."""
+    oblique = Structure(
+        [[4.1, 0, 0], [0.7, 3.9, 0], [0.3, -0.5, 4.4]],
+        ["Na", "Cl"],
+        [[0, 0, 0], [0.48, 0.52, 0.55]],
+    )
+    structures = [unit.to_structure() for unit in BY_CENTRING.values()] + [oblique] * 10
+    crystals = [AseAtomsAdaptor.get_atoms(structure) for structure in structures]
+    assert sum(len(crystal) for crystal in crystals) > ATOMS_AT_ONCE
+    unknown = Atoms(["X"], cell=4 * np.eye(3), pbc=True)
+    crystals.insert(3, unknown)
+    found = load_calculator(name).load().evaluate(crystals)
+    one_by_one = OneByOne(load_calculator(name).ase()).evaluate(crystals)
+    assert str(found[3]) == "SevenNet does not know X"
+    assert isinstance(one_by_one[3], Exception)
+    for place, (together, alone) in enumerate(zip(found, one_by_one, strict=True)):
+        if place != 3:
+            assert together.energy == pytest.approx(alone.energy, abs=1e-4)
+            assert together.forces == pytest.approx(alone.forces, abs=1e-4)
+            assert together.stress == pytest.approx(alone.stress, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["chgnet", *SEVENNET_WEIGHTS, EMT_NAME])
