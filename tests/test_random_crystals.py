@@ -232,7 +232,7 @@ def test_the_stage_gives_the_model_s_columns() -> None:
     model = SamplingStage("default", "default", "cpu")
     model.setup()
     assert [list(row) for row in rows] == [list(row) for row in model(prepared)]
-    assert [row["sample_id"] for row in rows] == prepared.unit.sample_ids
+    assert [row["sample_id"] for row in rows] == prepared.units[0].sample_ids
     assert {row["generator"] for row in rows} == {"random/1"}
     assert {row["status"] for row in rows} == {"kept"}
     assert table_from_rows(rows, SAMPLE_SCHEMA).num_rows == 3
