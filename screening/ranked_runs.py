@@ -106,10 +106,11 @@ class RankedRuns:
         run_of = np.searchsorted(starts, places, side="right") - 1
         by_run = np.argsort(run_of, kind="stable")
         runs, firsts, counts = np.unique(run_of[by_run], return_index=True, return_counts=True)
-        # Runs are in the same order, so that what a piece has of each is one stretch of it.
-        stretches = [
-            self._runs[run].slice(int(places[by_run[first]]) - int(starts[run]), int(count))
+        parts = [
+            self._runs[run].take(
+                pa.array(places[by_run[first : first + count]].astype(np.int64) - starts[run])
+            )
             for run, first, count in zip(runs, firsts, counts, strict=True)
         ]
         back = np.argsort(by_run)
-        return pa.concat_tables(stretches).combine_chunks().take(pa.array(back))
+        return pa.concat_tables(parts).combine_chunks().take(pa.array(back))

@@ -78,3 +78,30 @@ def test_a_place_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None
     runs = RankedRuns(tmp_path / "absent")
     with pytest.raises(RunError, match=r"absent cannot be written to: .*No such file"):
         runs.add(CANDIDATE_SCHEMA.empty_table())
+
+
+def test_the_best_are_distinct_and_what_is_filled_in_changes_the_order(tmp_path: Path) -> None:
+    """Between the best of a run there are others, which stay behind."""
+    rows = [
+        {**row, "is_representative": number % 3 > 0, "converged": number % 5 > 0}
+        for number, row in enumerate(heights(60))
+    ]
+    runs = RankedRuns(tmp_path)
+    for part in (rows[:25], rows[25:]):
+        runs.add(table_from_rows(part, CANDIDATE_SCHEMA))
+    distinct = [
+        row
+        for row in rows
+        if row["is_representative"] and row["converged"] and row["e_above_hull"] is not None
+    ]
+    expected = sorted(distinct, key=lambda row: (row["e_above_hull"], row["sample_id"]))
+    best = runs.best(9)
+    assert best.equals(table_from_rows(expected[:9], CANDIDATE_SCHEMA))
+    names = best["sample_id"].to_pylist()
+    second = [float(9 - place) for place in range(9)]
+    runs.amend(pa.table({"sample_id": names, "rescored_e_above_hull": second}))
+    merged = pa.concat_tables(list(runs.merged()))
+    assert merged["sample_id"].to_pylist()[:9] == names[::-1]
+    assert merged["rescored_e_above_hull"].to_pylist() == second[::-1] + [None] * 51
+    assert sorted(merged["sample_id"].to_pylist()) == sorted(row["sample_id"] for row in rows)
+    assert RankedRuns(tmp_path).best(3).num_rows == 0

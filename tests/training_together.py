@@ -34,7 +34,7 @@ def take_a_step(crystals: Crystals, say: Callable[[str], None]) -> None:
     alone = Trainer(CONFIG, "cpu")
     noise = alone.network(example.batch, example.frac_coords, example.l3, example.level)
     position, length = (errors.mean() for errors in example.errors(noise))
-    (position + length).backward()
+    alone.objective(position, length).backward()
     mine = torch.cat([p.grad.flatten() for p in alone.network.parameters() if p.grad is not None])
 
     together = Trainer(CONFIG, "cpu")
