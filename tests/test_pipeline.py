@@ -32,7 +32,6 @@ from screening.views import LineView
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
 
     from screening.run import CampaignResult
 
@@ -62,16 +61,6 @@ KNOWN = "formula,energy_per_atom\nAl,-0.005\nCu,-0.007\nAlCu,-0.100\n"
 LOST = "the machine was lost"
 N_ALLOY = 12
 GIVE_UP_S = 240
-HERE = str(Path(__file__).parent)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray on two cores that the campaigns of this file share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        with Cluster(num_cpus=2):
-            yield
 
 
 def quiet() -> LineView:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from faulty_stages import OtherEMT
 
 from screening.campaign import Campaign, Rescoring
-from screening.cluster import Cluster
 from screening.errors import UserError
 from screening.hull import KnownHull
 from screening.pipeline import resume_campaign, run_campaign
@@ -22,9 +21,6 @@ from screening.schema import structure_from_row
 from screening.store import Store
 from screening.summary import summary_text
 from screening.views import LineView
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ALLOY = """
 name: alloy
@@ -38,16 +34,6 @@ references: prototypes
 rescoring: {calculator: 'faulty_stages:OtherEMT', top: 2}
 """
 SECOND = "faulty_stages:OtherEMT"
-HERE = str(Path(__file__).parent)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray whose workers can import the second potential."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        with Cluster(num_cpus=2):
-            yield
 
 
 @pytest.fixture(scope="module")
