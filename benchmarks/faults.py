@@ -1,6 +1,6 @@
 """Does a campaign that meets a fault end as if nothing had happened?
 
-    python benchmarks/faults.py [--seeds 20] [--kinds worker driver interrupt machine service]
+    python benchmarks/faults.py [--seeds 20] [--kinds worker driver ...]
 
 A small campaign (EMT, no reference phases to relax) is run once undisturbed. Then, for each kind of
 fault and each seed, it is run again, the fault comes at a random moment, and `screening resume` is
@@ -12,12 +12,15 @@ those of the undisturbed run, row by row and bit by bit. Faults:
     interrupt  Ctrl-C twice, half a second apart
     machine    SIGKILL to the second of two raylets and all its workers
     service    the object store that holds the results refuses every request
+    disk       the operating system takes no byte more from `screening run`
+    checkpoint the file of the checkpoint vanishes, and all workers are killed with SIGKILL
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -32,6 +35,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from model.shipped import shipped
 from screening.cluster import LOCAL_RAY, QUIET_RAY, WORKER_ENVIRONMENT
 from screening.status import campaign_status
 from screening.store import Store
@@ -44,14 +48,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from commands import command
 from s3_server import S3Server
 
-KINDS = ("worker", "driver", "interrupt", "machine", "service")
+KINDS = ("worker", "driver", "interrupt", "machine", "service", "disk", "checkpoint")
 CAMPAIGN = """
 name: faults
 chemical_systems: [Al-Cu, Au-Cu]
 space_groups: [225, 221, 123]
 sites: {per_element: [1], total_max: 2}
 samples_per_cell: 12
-generator: {unit_size: 2}
+generator: {unit_size: 2, checkpoint: CHECKPOINT}
 seed: 1
 relaxation: {calculator: 'ase.calculators.emt:EMT', max_steps: 50}
 references: REFERENCES
@@ -91,10 +95,10 @@ def rows_of(uri: str) -> tuple[list[Any], list[Any]]:
 @contextlib.contextmanager
 def two_machines() -> Iterator[tuple[str, Any, dict[str, str]]]:
     """Start two raylets on this machine; yield the address, the second one's end, and a token."""
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the settings below
-
     environment = {**LOCAL_RAY, **QUIET_RAY, **WORKER_ENVIRONMENT}
     os.environ.update(environment)
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - reads the settings once
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     try:
@@ -120,7 +124,11 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def strike(
-    kind: str, process: subprocess.Popen[str], server: S3Server, which: random.Random
+    kind: str,
+    process: subprocess.Popen[str],
+    server: S3Server,
+    checkpoint: Path,
+    which: random.Random,
 ) -> None:
     """Let the fault happen."""
     if kind == "worker" and (workers := workers_of(process)):
@@ -133,9 +141,17 @@ def strike(
         process.send_signal(signal.SIGINT)
     elif kind == "service":
         server.writes_before_failure = 0
+    elif kind == "disk":
+        psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (0, 0))
+    elif kind == "checkpoint":
+        checkpoint.unlink()
+        for worker in workers_of(process):
+            worker.kill()
 
 
-def disturbed(kind: str, seed: int, file: Path, out: str, server: S3Server) -> int:
+def disturbed(
+    kind: str, seed: int, file: Path, out: str, server: S3Server, checkpoint: Path
+) -> int:
     """Run the campaign with a fault, resume it to its end, and return how many commands that took."""
     moment = random.Random(f"{kind} {seed}")  # noqa: S311 - no secret
     count, delay_s = moment.randrange(N_UNITS - 2), moment.uniform(0.0, 1.0)
@@ -148,11 +164,12 @@ def disturbed(kind: str, seed: int, file: Path, out: str, server: S3Server) -> i
         wait_for(process, out, count)
         time.sleep(delay_s)
         if process.poll() is None:
-            strike(kind, process, server, moment)
+            strike(kind, process, server, checkpoint, moment)
             if kind == "machine":
                 end_machine()
         process.communicate(timeout=GIVE_UP_S)
     server.writes_before_failure = None
+    checkpoint.write_bytes(shipped()["mp20"].read_bytes())
     n_commands = 1
     while campaign_status(Store(out), time.time() + 3600.0)["state"] != "finished":
         if kind == "service":
@@ -174,7 +191,10 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="faults-"))
     (directory / "known.csv").write_text(KNOWN)
     file = directory / "faults.yaml"
-    file.write_text(CAMPAIGN.replace("REFERENCES", str(directory / "known.csv")))
+    checkpoint = directory / "mine.safetensors"
+    checkpoint.write_bytes(shipped()["mp20"].read_bytes())
+    text = CAMPAIGN.replace("REFERENCES", str(directory / "known.csv"))
+    file.write_text(text.replace("CHECKPOINT", str(checkpoint)))
     server = S3Server()
     os.environ.update(server.environment)
     began = time.monotonic()
@@ -183,21 +203,35 @@ def main() -> None:
         raise RuntimeError(errors)
     calm = rows_of(f"{directory}/calm")
     print(f"undisturbed: {len(calm[0])} samples, {time.monotonic() - began:.0f} s", flush=True)
-    table = Table("fault", "tried", "identical", "went on by itself", "resumed")
-    for kind in options.kinds:
-        identical = alone = 0
-        for seed in range(options.seeds):
+    tried: list[tuple[str, bool, bool]] = []
+    try:
+        # Seed by seed, so that all kinds have been tried as often when somebody has seen enough.
+        for seed, kind in itertools.product(range(options.seeds), options.kinds):
             out = "s3://bucket/results" if kind == "service" else f"{directory}/{kind}-{seed}"
             server.objects.clear()
-            n_commands = disturbed(kind, seed, file, out, server)
+            began = time.monotonic()
+            n_commands = disturbed(kind, seed, file, out, server, checkpoint)
             is_same = rows_of(out) == calm
-            identical += is_same
-            alone += n_commands == 1
-            print(kind, seed, "identical" if is_same else "DIFFERENT", n_commands, flush=True)
-        table.add_row(kind, *map(str, (options.seeds, identical, alone, options.seeds - alone)))
+            tried.append((kind, is_same, n_commands == 1))
+            word = "identical" if is_same else "DIFFERENT"
+            print(kind, seed, word, n_commands, f"{time.monotonic() - began:.0f} s", flush=True)
+            if is_same and kind != "service":
+                shutil.rmtree(out)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        table = Table("fault", "tried", "identical", "went on by itself", "resumed")
+        for kind in options.kinds:
+            of_kind = [(same, alone) for name, same, alone in tried if name == kind]
+            alone = sum(alone for _, alone in of_kind)
+            counts = len(of_kind), sum(same for same, _ in of_kind), alone, len(of_kind) - alone
+            table.add_row(kind, *map(str, counts))
+        Console(width=100).print(table)
     server.stop()
-    shutil.rmtree(directory)
-    Console(width=100).print(table)
+    if all(same for _, same, _ in tried):
+        shutil.rmtree(directory)
+    else:
+        print("results that differ:", directory)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from screening.deduplication import deduplicate
 from screening.graphs import prepare_units
 from screening.grid import units
 from screening.hull import KnownHull
+from screening.pipeline import fingerprints
 from screening.references import reference_rows, subsystems
 from screening.relaxation import Descent
 from screening.schema import structure_columns, structure_from_row
@@ -91,7 +92,9 @@ def main() -> None:
 
     text = CAMPAIGN.replace("SYSTEM", arguments.system).replace("SAMPLES", str(arguments.samples))
     campaign = Campaign.from_text(text, "funnel")
-    stages = Stages.of(campaign)
+    parts = fingerprints(campaign)
+    generator = f"{parts['model']}/{parts['sampler']}"
+    stages = Stages.of(campaign, generator, parts["calculator"])
     stages.sampling.setup()
     potential = load_calculator("default").load()
     rows = [row for system in subsystems([arguments.system]) for row in reference_rows(system)]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from model.dataset import read_crystals
 from model.network import NetworkConfig
-from model.training import Trainer, TrainingConfig, perturb, validate
+from model.training import Trainer, TrainingConfig, draw_levels, perturb, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,7 @@ VARIANTS: dict[str, Variant] = {
     "lengths-only": ({}, {"length_weight": 1e6}, keep, keep),
     "lengths-as-much": ({}, {"length_weight": 1.0}, keep, keep),
     "lengths-twentieth": ({}, {"length_weight": 0.05}, keep, keep),
+    "levels-evenly": ({}, {"deciding_share": 0.0}, keep, keep),
     "elements-by-number": ({}, {}, by_number_alone, keep),
     "discrete-levels": ({}, {}, keep, on_ladder),
 }
@@ -91,7 +92,7 @@ def run(
     seconds = []
     for step in range(steps):
         chosen = random.choice(len(crystals), BATCH, replace=False)
-        level = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+        level = draw_levels(BATCH, config, generator)
         example = perturb(crystals.subset(chosen), levels(level), config.schedule, generator)
         began = time.process_time()
         trainer.update(example, step / steps)

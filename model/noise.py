@@ -7,6 +7,7 @@ in units of L3. Both ladders are geometric in u, as in the paper (section 4).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,11 @@ class NoiseSchedule:
     def position_sigma(self, level: Tensor) -> Tensor:
         """Return the standard deviation of positions, angstrom, at ``level`` in [0, 1]."""
         return _geometric(self.position_smallest, self.position_largest, level)
+
+    def level_of(self, sigma: float) -> float:
+        """Return the level in [0, 1] at which positions have this noise, angstrom, or the nearest."""
+        ratio = self.position_largest / self.position_smallest
+        return min(max(math.log(sigma / self.position_smallest) / math.log(ratio), 0.0), 1.0)
 
     def length_sigma(self, level: Tensor) -> Tensor:
         """Return the standard deviation of L3 at ``level`` in [0, 1]."""

@@ -42,6 +42,8 @@ _LOG = logging.getLogger(__name__)
 _N_VALIDATION = 1000
 _BETWEEN_RANKS = 2**40
 """Between the seeds of two processes that train together: more than there are steps."""
+DECIDING_SIGMA = (0.3, 1.5)
+"""Angstrom: with more noise nearly nothing is known of a site's place, with less it is settled."""
 _VALIDATION_LEVELS = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
 
 
@@ -62,6 +64,8 @@ class TrainingConfig:
     """Decay of the exponential moving average of the weights, which is what is shipped."""
     length_weight: float = 0.2
     """Weight of the loss of lengths beside that of positions, which is one."""
+    deciding_share: float = 0.5
+    """Share of noise levels drawn from where sites find their Wyckoff positions alone."""
     max_sites: int = 12
     """Crystals with more sites are left out."""
     save_every: float = 60.0
@@ -89,7 +93,13 @@ class TrainingConfig:
                 message = f"training configuration: unknown key {key!r}"
                 raise ValueError(message)
             for key, value in given.items():
-                if isinstance(value, (int, float)) and key != "seed" and not value > 0:
+                if not isinstance(value, (int, float)) or key == "seed":
+                    continue
+                if key == "deciding_share":
+                    if not 0 <= value <= 1:
+                        message = f"training configuration: {key} must be from 0 to 1, got {value}"
+                        raise ValueError(message)
+                elif not value > 0:
                     message = f"training configuration: {key} must be above zero, got {value}"
                     raise ValueError(message)
         try:
@@ -332,6 +342,23 @@ class Trainer:
         self.curve = scalars["curve"]
 
 
+def draw_levels(n_levels: int, config: TrainingConfig, generator: torch.Generator) -> Tensor:
+    """Draw noise levels: some from the whole range, the others from where sites find their places.
+
+    Both are evenly spread: one level falls into each part of its range.
+
+    Returns:
+        (n_levels,) in [0, 1].
+    """
+    n_deciding = round(n_levels * config.deciding_share)
+    first, last = (config.schedule.level_of(sigma) for sigma in DECIDING_SIGMA)
+    levels = []
+    for n, low, high in ((n_levels - n_deciding, 0.0, 1.0), (n_deciding, first, last)):
+        spread = (torch.arange(n) + torch.rand(n, generator=generator)) / max(n, 1)
+        levels.append(low + (high - low) * spread)
+    return torch.cat(levels)
+
+
 _MAY_CHANGE = ("epochs", "minutes", "save_every")
 
 
@@ -350,10 +377,7 @@ def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iter
         chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
         seed = config.seed * 1_000_003 + step
         generator = torch.Generator().manual_seed(seed)
-        # Evenly spread levels, one of which falls into each part of the range.
-        level = (torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)) / len(
-            chosen
-        )
+        level = draw_levels(len(chosen), config, generator)
         if n_processes > 1:
             generator.manual_seed(seed + (rank + 1) * _BETWEEN_RANKS)
             chosen, level = chosen[rank::n_processes], level[rank::n_processes]

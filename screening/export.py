@@ -7,9 +7,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
-from pymatgen.io.vasp import Poscar
 
 from screening.errors import RunError, UserError, first_line, shown
 from screening.schema import SYMPREC, structure_from_row
@@ -89,12 +87,15 @@ def cif_text(structure: Structure) -> str:
 
 def poscar_text(structure: Structure, comment: str) -> str:
     """Return a POSCAR of the primitive cell, atoms grouped by element."""
+    from pymatgen.io.vasp import Poscar  # noqa: PLC0415 - takes a second to import
+
     return str(Poscar(structure, comment=comment, sort_structure=True))
 
 
 def extxyz_text(structure: Structure, properties: Mapping[str, Any]) -> str:
     """Return extended XYZ of the primitive cell; properties go into the comment line."""
-    from ase.io import write  # noqa: PLC0415 - a quarter of a second that only this format needs
+    from ase.io import write  # noqa: PLC0415 - a second that only this format needs
+    from pymatgen.io.ase import AseAtomsAdaptor  # noqa: PLC0415
 
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
     atoms.info = {name: value for name, value in properties.items() if value is not None}

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 
     _Row = dict[str, Any]
 
@@ -35,7 +36,7 @@ class KnownHull:
         ]
         elements = {entry.composition.elements[0].symbol for entry in known if entry.is_element}
         is_complete = elements == set(chemical_system.split("-"))
-        self._diagram = PhaseDiagram(known) if is_complete else None
+        self._diagram = _diagram(known) if is_complete else None
         self._energies: dict[str, float] = {}
 
     def energy_per_atom(self, formula: str) -> float | None:
@@ -82,8 +83,8 @@ def _place(rows: list[_Row], references: list[Mapping[str, Any]], source: str | 
     needed = {element for entry in own for element in entry.composition}
     if not needed <= {entry.composition.elements[0] for entry in known if entry.is_element}:
         return
-    hull = PhaseDiagram(known)
-    hull_with_own = PhaseDiagram([*known, *own])
+    hull = _diagram(known)
+    hull_with_own = _diagram([*known, *own])
     if source is None:
         source = ", ".join(sorted({str(row["source"]) for row in references}))
     for row, entry in zip(rows, own, strict=True):
@@ -95,7 +96,16 @@ def _place(rows: list[_Row], references: list[Mapping[str, Any]], source: str | 
         row["hull_source"] = source
 
 
+def _diagram(entries: list[PDEntry]) -> PhaseDiagram:
+    # Two seconds, which each worker would wait for, and few of them make a hull.
+    from pymatgen.analysis.phase_diagram import PhaseDiagram  # noqa: PLC0415
+
+    return PhaseDiagram(entries)
+
+
 def _entry(formula: str, energy_per_atom: float) -> PDEntry:
+    from pymatgen.analysis.phase_diagram import PDEntry  # noqa: PLC0415 - see above
+
     composition = Composition(formula).reduced_composition
     return PDEntry(composition, energy_per_atom * composition.num_atoms)
 

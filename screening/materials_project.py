@@ -16,7 +16,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pymatgen.entries.computed_entries import ComputedStructureEntry
 
 from screening.errors import RunError, ScreeningError, UserError
 from screening.reference_file import CORRECTIONS, CRYSTAL, SOURCE
@@ -148,6 +147,7 @@ def _entries(names: Sequence[str], key: str) -> tuple[str, list[Any]]:
 def _entry(value: Any) -> Any:
     """Return an entry of pymatgen's from its dictionary."""
     from emmet.core.types.pymatgen_types import computed_entries_adapter  # noqa: PLC0415 - optional
+    from pymatgen.entries.computed_entries import ComputedStructureEntry  # noqa: PLC0415 - a second
 
     if not isinstance(value, dict):
         return value

@@ -265,8 +265,13 @@ class RelaxationStage:
         """Load the potential; called once, on the worker."""
         calculator = load_calculator(self.calculator)
         self._loaded["potential"] = calculator.load()
-        self._loaded["label"] = calculator.fingerprint
+        self._loaded["fingerprint"] = calculator.fingerprint
         self._loaded["correction"] = calculator.correction
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the potential: the value of the column ``calculator``; known after `setup`."""
+        return str(self._loaded["fingerprint"])
 
     def __call__(self, work: Row | Rival) -> dict[str, Any]:
         """Return the row of a sample as that of a candidate: relaxed, given up, or failed."""
@@ -319,7 +324,7 @@ class RelaxationStage:
             }
         if place in descents.errors:
             columns = {"status": "failed", "error": descents.errors[place]}
-        return {**row, "calculator": self._loaded["label"], **columns}
+        return {**row, "calculator": self.fingerprint, **columns}
 
 
 def relax(structure: Structure, calculator: BaseCalculator, fmax: float, max_steps: int) -> Relaxed:

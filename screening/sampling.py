@@ -31,6 +31,10 @@ class Sampling(Protocol):
     def setup(self) -> None:
         """Load what the work needs, on the worker."""
 
+    @property
+    def generator(self) -> str:
+        """The value of the column ``generator``; known after `setup`."""
+
     def __call__(self, prepared: PreparedUnits, /) -> list[dict[str, Any]]:
         """Return one row per sample, unit after unit: kept, or failed with an error."""
 
@@ -121,6 +125,11 @@ class RandomStage:
     def setup(self) -> None:
         """Need nothing."""
 
+    @property
+    def generator(self) -> str:
+        """The value of the column ``generator``."""
+        return "/".join(_random_parts().values())
+
     def __call__(self, prepared: PreparedUnits) -> list[dict[str, Any]]:
         """Return one row per sample, unit after unit: kept, or failed with an error."""
         cells = [unit.cell for unit in prepared.units for _ in range(unit.count)]
@@ -147,7 +156,6 @@ def random_columns(
         seed: all its randomness comes from it.
     """
     from screening.random_crystals import (  # noqa: PLC0415 - needs torch
-        VERSION,
         NoCrystalError,
         random_crystal,
     )
@@ -158,7 +166,13 @@ def random_columns(
         columns: dict[str, Any] = {"status": "failed", "error": str(error)}
     else:
         columns = crystal_columns(crystal)
-    return {"generator": f"{RANDOM}/{VERSION}", **columns}
+    return {"generator": "/".join(_random_parts().values()), **columns}
+
+
+def _random_parts() -> dict[str, str]:
+    from screening.random_crystals import VERSION  # noqa: PLC0415 - needs torch
+
+    return {"model": RANDOM, "sampler": VERSION}
 
 
 def sampling_stage(generator: Generator, max_atoms: int) -> Sampling:
@@ -182,10 +196,9 @@ def generator_parts(generator: Generator) -> dict[str, str]:
     """
     from model.checkpoint import load_checkpoint  # noqa: PLC0415 - imports torch
     from model.sampler import sampler_fingerprint  # noqa: PLC0415
-    from screening.random_crystals import VERSION  # noqa: PLC0415
 
     if generator.method == RANDOM:
-        return {"model": RANDOM, "sampler": VERSION}
+        return _random_parts()
     model = load_checkpoint(generator.checkpoint)
     return {"model": model.fingerprint, "sampler": sampler_fingerprint(generator.sampler)}
 

@@ -11,12 +11,14 @@ crystals are to be given up that lie above the hull, the phases of their chemica
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from screening.crews import relaxation_crew, sampling_crew
+from screening.errors import UserError
 from screening.graphs import prepare_units
 from screening.grid import units
 from screening.hull import KnownHull
@@ -68,10 +70,17 @@ class SampleAndFilter:
 
     sampling: Sampling
     filters: FilterStage
+    generator: str
+    """The fingerprint that it must have."""
 
     def setup(self) -> None:
-        """Load the weights."""
+        """Load the weights.
+
+        Raises:
+            UserError: if they are others than the work began with.
+        """
         self.sampling.setup()
+        _refuse_another("generator", self.sampling.generator, self.generator)
         self.filters.setup()
 
     def __call__(self, prepared: Any) -> list[Row]:
@@ -85,9 +94,17 @@ class RelaxTogether:
 
     relaxation: RelaxationStage
 
+    calculator: str
+    """The fingerprint that the potential must have."""
+
     def setup(self) -> None:
-        """Load the potential."""
+        """Load the potential.
+
+        Raises:
+            UserError: if it is another than the work began with.
+        """
         self.relaxation.setup()
+        _refuse_another("calculator", self.relaxation.fingerprint, self.calculator)
 
     def __call__(self, works: Sequence[Row | Rival]) -> list[Row]:
         """Return one row per crystal: relaxed, given up, or failed."""
@@ -106,16 +123,32 @@ class Stages:
     """From units to what a sampler takes."""
 
     @classmethod
-    def of(cls, campaign: Campaign) -> Stages:
-        """Return the stages that a campaign asks for."""
+    def of(cls, campaign: Campaign, generator: str, calculator: str) -> Stages:
+        """Return the stages that a campaign asks for.
+
+        Args:
+            campaign: What to do.
+            generator: The column of that name, as the campaign was begun.
+            calculator: The fingerprint of the potential, as the campaign was begun.
+        """
         filters, relaxation = campaign.filters, campaign.relaxation
         return cls(
             SampleAndFilter(
                 sampling_stage(campaign.generator, filters.max_atoms),
                 FilterStage(**filters.model_dump()),
+                generator,
             ),
-            RelaxTogether(RelaxationStage(**relaxation.model_dump())),
+            RelaxTogether(RelaxationStage(**relaxation.model_dump()), calculator),
             prepare_units,
+        )
+
+
+def _refuse_another(what: str, found: str, meant: str) -> None:
+    """Stop where a machine has another version, or a file was changed since the work began."""
+    if found != meant:
+        raise UserError(
+            f"the {what} of a worker on {platform.node()} is {found}, where {meant} is meant; "
+            f"results would not be comparable, so give all machines the same versions and files"
         )
 
 
@@ -142,7 +175,7 @@ class Sweep:
         campaign: What to do.
         store: Where finished units go; those that it holds already are left alone.
         references: The reference phases that are still to be relaxed.
-        generator: The column `generator` of samples that a worker could not even begin.
+        generator: The column `generator` of all samples.
         progress: Counts what is done.
         stages: What the workers do; what the campaign asks for when absent.
     """
@@ -156,7 +189,7 @@ class Sweep:
         progress: Progress,
         stages: Stages | None = None,
     ) -> None:
-        self._stages = stages or Stages.of(campaign)
+        self._stages = stages or Stages.of(campaign, generator, store.fingerprints["calculator"])
         self._store = store
         self._references = references
         self._generator = generator

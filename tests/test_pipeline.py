@@ -14,6 +14,7 @@ import pytest
 from commands import command
 from faulty_stages import DrawsAllButOne, RelaxesAllButOne, unprepared
 
+from model.shipped import shipped
 from screening.campaign import Campaign
 from screening.cluster import Cluster
 from screening.errors import RunError, UserError
@@ -75,10 +76,12 @@ def copper(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Campaig
     return run_campaign(Campaign.from_text(COPPER, "copper"), str(out), view=quiet())
 
 
-def alloy(directory: Path) -> Campaign:
+def alloy(directory: Path, **generator: str) -> Campaign:
     known = directory / "known.csv"
     known.write_text(KNOWN)
-    return Campaign.from_text(ALLOY.replace("REFERENCES", str(known)), "alloy")
+    text = ALLOY.replace("REFERENCES", str(known))
+    settings = "".join(f", {key}: '{value}'" for key, value in generator.items())
+    return Campaign.from_text(text.replace("{unit_size: 1", "{unit_size: 1" + settings), "alloy")
 
 
 def test_what_lies_far_above_the_hull_is_given_up(local_ray: None, tmp_path: Path) -> None:
@@ -349,6 +352,34 @@ def test_a_unit_that_cannot_be_sampled_is_recorded_with_every_sample(tmp_path: P
     assert (mark["state"], mark["failed"], mark["error"]) == ("failed", 1, "CUDA out of memory")
 
 
+def test_a_worker_with_other_files_than_the_campaign_was_begun_with_is_refused(
+    tmp_path: Path,
+) -> None:
+    checkpoint = tmp_path / "mine.safetensors"
+    checkpoint.write_bytes(shipped()["mp20"].read_bytes())
+    campaign = alloy(tmp_path, checkpoint=str(checkpoint))
+    parts = fingerprints(campaign)
+    generator = f"{parts['model']}/{parts['sampler']}"
+    stages = Stages.of(campaign, generator, parts["calculator"])
+    stages.sampling.setup()
+    stages.relaxation.setup()
+    checkpoint.write_bytes(shipped()["mp2024"].read_bytes())
+    with pytest.raises(
+        UserError, match=rf"the generator of a worker on .*, where {generator} is meant"
+    ):
+        stages.sampling.setup()
+    with pytest.raises(
+        UserError, match=r"the calculator of a worker on .*, where emt-of-yesterday is meant"
+    ):
+        Stages.of(campaign, generator, "emt-of-yesterday").relaxation.setup()
+    checkpoint.unlink()
+    with pytest.raises(ValueError, match=r"checkpoint must be one of .*mine.safetensors"):
+        stages.sampling.setup()
+    random = alloy(tmp_path, method="random")
+    parts = fingerprints(random)
+    Stages.of(random, "/".join((parts["model"], parts["sampler"])), "").sampling.setup()
+
+
 def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
     local_ray: None, tmp_path: Path
 ) -> None:
@@ -360,7 +391,9 @@ def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
     stages = [StageProgress(name, "", "", 1.0) for name in (RELAXATION, REFERENCES)]
     # One of the middle, which is drawn with others.
     stages.append(StageProgress(SAMPLING, "", "", 1.0, N_ALLOY))
-    relaxation = RelaxTogether(RelaxationStage(campaign.relaxation.calculator, 0.05, 1))
+    relaxation = RelaxTogether(
+        RelaxationStage(campaign.relaxation.calculator, 0.05, 1), parts["calculator"]
+    )
     work = Stages(DrawsAllButOne(unit_ids[5], "filtered"), relaxation, unprepared)
     references = References(campaign, store)
     progress = Progress(stages, quiet())

@@ -269,7 +269,9 @@ class _Search:
         samplers = cluster.elastic_pool(
             SAMPLING,
             SampleAndFilter(
-                sampling_stage(settings.generator, settings.filters.max_atoms), filters
+                sampling_stage(settings.generator, settings.filters.max_atoms),
+                filters,
+                self._partial.configuration["generator"],
             ),
             sampling_crew(),
             prepare=prepare_units,
