@@ -67,10 +67,12 @@ MOST_COMMANDS = 5
 
 
 def finished_units(uri: str) -> int:
-    """Return how many units are done; none while there is nothing to look at."""
+    """Return how many units are done; less than none before there is a campaign."""
     with contextlib.suppress(Exception):
-        return int(Store(uri).marks(["state"]).num_rows)
-    return 0
+        store = Store(uri)
+        store.require()
+        return int(store.marks(["state"]).num_rows)
+    return -1
 
 
 def wait_for(process: subprocess.Popen[str], uri: str, count: int) -> None:

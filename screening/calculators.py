@@ -58,11 +58,15 @@ class Calculator(Protocol):
     def correction(self, structure: Structure) -> float:
         """Return what is to be added to the energy of a crystal's cell, eV."""
 
-    def ase(self) -> BaseCalculator:
-        """Load the potential as a calculator of ASE's that knows energy, forces and stress."""
+    def ase(self, device: str = "cpu") -> BaseCalculator:
+        """Load the potential as a calculator of ASE's that knows energy, forces and stress.
 
-    def load(self) -> Potential:
-        """Load the potential to be asked about many crystals at once."""
+        Args:
+            device: ``cpu`` or ``cuda``, for those that can make use of it.
+        """
+
+    def load(self, device: str = "cpu") -> Potential:
+        """Load the potential to be asked about many crystals at once, on a device as above."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,15 @@ class CHGNetPotential:
         digest = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(folder.glob("*.tar"))))
         return f"chgnet-{version('chgnet')}-{digest.hexdigest()[:_DIGITS]}"
 
-    def ase(self) -> CHGNetCalculator:
+    def ase(self, device: str = "cpu") -> CHGNetCalculator:
         """Load the weights; takes seconds, for the libraries that it imports."""
         from screening.chgnet_calculator import CHGNetCalculator  # noqa: PLC0415 - imports torch
 
-        return CHGNetCalculator(_CHGNET_WEIGHTS)
+        return CHGNetCalculator(_CHGNET_WEIGHTS, device)
 
-    def load(self) -> Potential:
+    def load(self, device: str = "cpu") -> Potential:
         """Load the weights; crystals are then evaluated together."""
-        return self.ase()
+        return self.ase(device)
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class SevenNetPotential:
 
         return mp2020_correction(structure)
 
-    def ase(self) -> BaseCalculator:
+    def ase(self, device: str = "cpu") -> BaseCalculator:
         """Load the weights; takes seconds, for the libraries that it imports."""
         path = self.weights
         with warnings.catch_warnings():
@@ -150,12 +154,12 @@ class SevenNetPotential:
             warnings.simplefilter("ignore")
             from sevenn.calculator import SevenNetCalculator  # noqa: PLC0415 - optional, slow
 
-            calculator: BaseCalculator = SevenNetCalculator(str(path), device="cpu")
+            calculator: BaseCalculator = SevenNetCalculator(str(path), device=device)
         return calculator
 
-    def load(self) -> Potential:
+    def load(self, device: str = "cpu") -> Potential:
         """Load the weights; crystals are then evaluated together."""
-        calculator = self.ase()
+        calculator = self.ase(device)
         from screening.sevennet_potential import SevenNetNetwork  # noqa: PLC0415 - optional, slow
 
         return SevenNetNetwork(calculator)
@@ -206,11 +210,11 @@ class ImportedPotential:
         data = content if isinstance(content, bytes) else content.encode()
         return f"{self.name}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}"
 
-    def ase(self) -> BaseCalculator:
+    def ase(self, device: str = "cpu") -> BaseCalculator:  # noqa: ARG002 - it chooses its own
         """Call the factory."""
         return self.factory()()
 
-    def load(self) -> Potential:
+    def load(self, device: str = "cpu") -> Potential:  # noqa: ARG002 - it chooses its own
         """Call the factory; crystals are evaluated one by one."""
         return OneByOne(self.ase())
 

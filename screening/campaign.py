@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -204,6 +204,10 @@ class Relaxation(Settings):
         description="a number from 0 to 10 (eV/atom): crystals that cannot be expected to come as "
         "close to the hull of the reference phases are not relaxed to the end; or null",
     )
+    device: Literal["cpu", "gpu"] = Field(
+        default="cpu",
+        description="`cpu`, or `gpu`: on the GPUs, beside the samplers, where the cluster has any",
+    )
 
 
 class Rescoring(Settings):
@@ -270,7 +274,8 @@ class Campaign(Settings):
         default=Filters(), description=f"the keys {', '.join(Filters.model_fields)}"
     )
     relaxation: Relaxation = Field(
-        default=Relaxation(), description="the keys calculator, fmax, max_steps and give_up_above"
+        default=Relaxation(),
+        description="the keys calculator, fmax, max_steps, give_up_above and device",
     )
     references: str = Field(
         default="auto",
@@ -375,6 +380,8 @@ class Campaign(Settings):
                 del settings["filters"][name]
         if settings["relaxation"]["give_up_above"] is None:
             del settings["relaxation"]["give_up_above"]
+        if settings["relaxation"]["device"] == "cpu":
+            del settings["relaxation"]["device"]
         if settings["generator"]["method"] == "model":
             del settings["generator"]["method"]  # results from before there was a choice go on
         text = json.dumps({"campaign": settings, "parts": parts}, sort_keys=True)

@@ -19,7 +19,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from chgnet.model.model import CHGNet
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from screening.potential import Evaluation, evaluate_in_passes
+from screening.potential import ATOMS_AT_ONCE, Evaluation, evaluate_in_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pymatgen.core import Structure
 
-ATOMS_AT_ONCE = 64
-"""Atoms of the crystals in one pass. On a processor larger passes gain nothing."""
-
 
 class CHGNetCalculator(Calculator):
     """Energy, forces and stress of CHGNet.
 
     Args:
         weights: name of a set of weights that the package ships.
-        device: of torch's.
+        device: ``cpu`` or ``cuda``.
     """
 
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE declares it
@@ -74,7 +71,8 @@ class CHGNetCalculator(Calculator):
 
     def evaluate(self, crystals: Sequence[Atoms]) -> list[Evaluation | Exception]:
         """Return what the network says of each crystal, or why it says nothing."""
-        return evaluate_in_passes(crystals, self._graph, self._evaluated, ATOMS_AT_ONCE)
+        most_atoms = ATOMS_AT_ONCE[self.device]
+        return evaluate_in_passes(crystals, self._graph, self._evaluated, most_atoms)
 
     def _graph(self, crystal: Atoms) -> Any:
         graph: Any = self.model.graph_converter(AseAtomsAdaptor.get_structure(crystal))

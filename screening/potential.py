@@ -29,6 +29,11 @@ class Evaluation:
     """(3, 3) eV per cubic angstrom, positive under tension."""
 
 
+ATOMS_AT_ONCE = {"cpu": 64, "cuda": 4096}
+"""Atoms of the crystals in one pass, by device. On a processor larger passes gain nothing; on a GPU,
+where nothing was measured, a pass that its memory does not hold is halved."""
+
+
 class Potential(Protocol):
     """A potential with its weights loaded."""
 

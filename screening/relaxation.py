@@ -255,6 +255,8 @@ class RelaxationStage:
     """How many steps are tried at the most."""
     give_up_above: float | None = None
     """eV per atom: a rival that cannot be expected to come closer to the hull is given up."""
+    device: str = "cpu"
+    """``cpu``, or ``gpu``: the worker's GPU, if it has one."""
     _loaded: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,9 +266,16 @@ class RelaxationStage:
     def setup(self) -> None:
         """Load the potential; called once, on the worker."""
         calculator = load_calculator(self.calculator)
-        self._loaded["potential"] = calculator.load()
+        self._loaded["potential"] = calculator.load(self._torch_device())
         self._loaded["fingerprint"] = calculator.fingerprint
         self._loaded["correction"] = calculator.correction
+
+    def _torch_device(self) -> str:
+        if self.device != "gpu":
+            return "cpu"
+        import torch  # noqa: PLC0415 - slow to import, and not every potential needs it
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
     def fingerprint(self) -> str:

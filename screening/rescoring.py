@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from screening.calculators import load_calculator
 from screening.campaign import Rescoring
-from screening.crews import RELAXER_CPUS, Crew
+from screening.crews import relaxation_crew
 from screening.errors import UserError
 from screening.export import cif_text
 from screening.hull import KnownHull, place_on_hull
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from screening.campaign import Campaign
     from screening.cluster import Cluster
+    from screening.crews import Crew
     from screening.pool import Outcome
     from screening.progress import Progress
     from screening.store import Store
@@ -182,12 +183,16 @@ class Rescorer:
         if not work:
             return
         how = self._campaign.relaxation
-        relaxation = RelaxationStage(self._setting.calculator, how.fmax, how.max_steps)
-        pool = cluster.elastic_pool(
-            RESCORING,
-            RescoringStage(relaxation),
-            lambda cpus, _: Crew(min(cpus, len(work)), RELAXER_CPUS),
+        relaxation = RelaxationStage(
+            self._setting.calculator, how.fmax, how.max_steps, device=how.device
         )
+        all_of_them = relaxation_crew(how.device)
+
+        def crew(cpus: int, gpus: int) -> Crew:
+            largest = all_of_them(cpus, gpus)
+            return replace(largest, size=min(largest.size, len(work)))
+
+        pool = cluster.elastic_pool(RESCORING, RescoringStage(relaxation), crew)
         queue = iter(work.items())
         while True:
             for key, row in islice(queue, max(0, pool.capacity - pool.pending)):

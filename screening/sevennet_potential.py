@@ -15,15 +15,13 @@ from sevenn.atom_graph_data import AtomGraphData
 from sevenn.train.dataload import unlabeled_atoms_to_graph
 from torch_geometric.data import Batch
 
-from screening.potential import Evaluation, evaluate_in_passes
+from screening.potential import ATOMS_AT_ONCE, Evaluation, evaluate_in_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
 
-ATOMS_AT_ONCE = 64
-"""Atoms of the crystals in one pass. On a processor larger passes gain nothing."""
 _VOIGT = ((0, 3, 5), (3, 1, 4), (5, 4, 2))
 """Where the components of a stress stand in the network's own order: xx, yy, zz, xy, yz, zx."""
 
@@ -44,7 +42,8 @@ class SevenNetNetwork:
 
     def evaluate(self, crystals: Sequence[Atoms]) -> list[Evaluation | Exception]:
         """Return what the network says of each crystal, or why it says nothing."""
-        return evaluate_in_passes(crystals, self._graph, self._evaluated, ATOMS_AT_ONCE)
+        most_atoms = ATOMS_AT_ONCE[self._device.type]
+        return evaluate_in_passes(crystals, self._graph, self._evaluated, most_atoms)
 
     def _graph(self, crystal: Any) -> Any:
         unknown = set(crystal.get_chemical_symbols()) - self._known

@@ -75,6 +75,7 @@ def test_resolved_file_names_every_setting_and_reads_back() -> None:
         "fmax": 0.05,
         "max_steps": 200,
         "give_up_above": None,
+        "device": "cpu",
     }
     assert resolved["generator"]["unit_size"] == 32
     assert resolved["output"] == "results/cu-k-si"
@@ -196,6 +197,7 @@ def test_common32_are_the_most_frequent_groups_of_the_training_data() -> None:
         (changed(filters={"max_atom": 3}), ["no key 'max_atom' in filters", "max_atoms"]),
         (changed(relaxation={"fmax": 0}), ["relaxation.fmax is 0", "above 0"]),
         (changed(relaxation={"max_steps": 0}), ["relaxation.max_steps is 0", "from 1"]),
+        (changed(relaxation={"device": "cuda"}), ["relaxation.device is 'cuda'", "`gpu`"]),
         (changed(generator=[]), ["generator is []", "checkpoint"]),
         (changed(generator={"unit_size": 0}), ["generator.unit_size is 0", "from 1"]),
         (
@@ -332,6 +334,8 @@ def test_fingerprint_does_not_know_limits_that_are_not_set() -> None:
         assert with_limit.fingerprint(parts) != "93218673e5f834d7"
     giving_up = Campaign.from_mapping(changed(relaxation={"give_up_above": 0.0}))
     assert giving_up.fingerprint(parts) != "93218673e5f834d7"
+    on_gpus = Campaign.from_mapping(changed(relaxation={"device": "gpu"}))
+    assert on_gpus.fingerprint(parts) != "93218673e5f834d7"
 
 
 def test_the_generator_s_method_is_recorded_and_counts() -> None:
@@ -345,7 +349,7 @@ def test_the_generator_s_method_is_recorded_and_counts() -> None:
     settings = model.resolved()
     del settings["output"], settings["rescoring"], settings["generator"]["method"]
     settings["filters"] = {name: value for name, value in settings["filters"].items() if value}
-    del settings["relaxation"]["give_up_above"]
+    del settings["relaxation"]["give_up_above"], settings["relaxation"]["device"]
     text = json.dumps({"campaign": settings, "parts": {}}, sort_keys=True)
     assert model.fingerprint({}) == hashlib.sha256(text.encode()).hexdigest()[:16]
 

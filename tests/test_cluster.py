@@ -262,7 +262,24 @@ def test_samplers_share_gpus_or_cores(
     cpus: int, gpus: int, num_samplers: int | None, expected: Crew
 ) -> None:
     assert sampling_crew(num_samplers)(cpus, gpus) == expected
-    assert relaxation_crew(cpus, gpus) == Crew(cpus, 0.5)
+    assert relaxation_crew()(cpus, gpus) == Crew(cpus, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "relaxers", "samplers"),
+    [
+        (8, 0, Crew(8, 0.5), Crew(4, 0.4)),
+        (16, 1, Crew(4, 0.5, 0.125), Crew(1, 0.4, 0.5)),
+        (64, 4, Crew(16, 0.5, 0.125), Crew(4, 0.4, 0.5)),
+        (2, 1, Crew(2, 0.5, 0.125), Crew(1, 0.4, 0.5)),
+    ],
+)
+def test_relaxers_share_gpus_with_samplers_if_they_are_asked_to(
+    cpus: int, gpus: int, relaxers: Crew, samplers: Crew
+) -> None:
+    assert relaxation_crew("gpu")(cpus, gpus) == relaxers
+    assert sampling_crew(None, "gpu")(cpus, gpus) == samplers
+    assert relaxers.size * relaxers.num_gpus + samplers.size * samplers.num_gpus <= gpus
 
 
 def test_an_actor_that_dies_while_loading_is_replaced(cluster: Cluster, tmp_path: Path) -> None:

@@ -25,12 +25,11 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from model.crystal import AsymmetricUnit
 from screening.calculators import SEVENNET_WEIGHTS, load_calculator
-from screening.chgnet_calculator import ATOMS_AT_ONCE
 from screening.corrections import mp2020_correction
 from screening.errors import UserError
 from screening.free_coordinates import FreeCoordinates, free_coordinates
 from screening.minimisation import Point, minimise
-from screening.potential import OneByOne
+from screening.potential import ATOMS_AT_ONCE, OneByOne
 from screening.relaxation import ExplodedError, RelaxationStage, Rival, relax
 from screening.schema import structure_columns, structure_from_row
 
@@ -334,7 +333,7 @@ def test_sevennet_says_the_same_of_many_as_of_each(name: str) -> None:
     )
     structures = [unit.to_structure() for unit in BY_CENTRING.values()] + [oblique] * 10
     crystals = [AseAtomsAdaptor.get_atoms(structure) for structure in structures]
-    assert sum(len(crystal) for crystal in crystals) > ATOMS_AT_ONCE
+    assert sum(len(crystal) for crystal in crystals) > ATOMS_AT_ONCE["cpu"]
     unknown = Atoms(["X"], cell=4 * np.eye(3), pbc=True)
     crystals.insert(3, unknown)
     found = load_calculator(name).load().evaluate(crystals)
@@ -434,7 +433,7 @@ def test_crystals_go_down_together_as_they_do_alone(chgnet: RelaxationStage) -> 
     isolated = Structure(Lattice.cubic(9), ["Na"], [[0, 0, 0]])
     colliding = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.05, 0, 0]])
     good = [unit.to_structure() for unit in BY_CENTRING.values()]
-    assert sum(len(structure) for structure in good) > ATOMS_AT_ONCE / 2
+    assert sum(len(structure) for structure in good) > ATOMS_AT_ONCE["cpu"] / 2
     rows = [row_of(structure) for structure in [*good, isolated, *good, colliding]]
     found = chgnet.together(rows)
     for row, together in zip(rows, found, strict=True):

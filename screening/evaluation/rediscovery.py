@@ -264,7 +264,7 @@ class _Search:
         relaxation = None
         if (how := settings.relaxation) is not None:
             relaxation = RelaxationStage(how.calculator, how.fmax, how.max_steps)
-        judges = cluster.elastic_pool(JUDGING, JudgingStage(relaxation), relaxation_crew, ahead=1)
+        judges = cluster.elastic_pool(JUDGING, JudgingStage(relaxation), relaxation_crew(), ahead=1)
         filters = FilterStage(settings.filters.min_distance, settings.filters.max_atoms)
         samplers = cluster.elastic_pool(
             SAMPLING,
