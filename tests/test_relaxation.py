@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import spglib
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
@@ -276,6 +277,16 @@ def test_chgnet_gives_the_energy_of_salt(chgnet: RelaxationStage) -> None:
     assert row["energy_per_atom"] == pytest.approx(-3.67, abs=0.01)
     assert structure_from_row(row).volume * 4 == pytest.approx(5.69**3, rel=0.03)
     assert load_calculator("default").corrected
+
+
+def test_a_worker_relaxes_on_its_gpu_if_it_is_to_and_has_one(chgnet: RelaxationStage) -> None:
+    stage = RelaxationStage("default", fmax=0.05, max_steps=200, device="gpu")
+    stage.setup()
+    has_gpu = torch.cuda.is_available()
+    assert stage._loaded["potential"].device == ("cuda" if has_gpu else "cpu")
+    row = row_of(PEROVSKITE.to_structure())
+    here, there = chgnet(row), stage(row)
+    assert there["energy"] == pytest.approx(here["energy"], abs=1e-3 if has_gpu else 0)
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
