@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # Seconds of a core, measured on the campaigns of docs/results.md.
 SAMPLING_S = 0.2
 """Per sample: the shipped checkpoint and the default sampler, three sites, without a GPU."""
-RELAXATION_S = 0.25
+RELAXATION_S = 0.15
 """Per sample: the default potential, to the default fmax, on the samples of the example."""
-REFERENCE_S = {1: 1.0, 2: 21.0, 3: 11.5}
+REFERENCE_S = {1: 0.7, 2: 15.0, 3: 8.0}
 """Per chemical subsystem of that many elements: relaxing its prototypes."""
 RESCORING_S = 1.0
 """Per candidate that a second potential relaxes again, the reference phases beside it included."""

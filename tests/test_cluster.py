@@ -251,7 +251,7 @@ def test_actors_are_replaced_where_their_share_of_a_gpu_changes(cluster: Cluster
     ("cpus", "gpus", "num_samplers", "expected"),
     [
         (2, 0, None, Crew(1, 0.4)),
-        (64, 0, None, Crew(32, 0.4)),
+        (64, 0, None, Crew(42, 0.4)),
         (2, 0, 4, Crew(4, 0.2)),
         (16, 2, None, Crew(2, 0.4, 1.0)),
         (16, 2, 3, Crew(3, 0.4, 0.5)),
@@ -268,7 +268,7 @@ def test_samplers_share_gpus_or_cores(
 @pytest.mark.parametrize(
     ("cpus", "gpus", "relaxers", "samplers"),
     [
-        (8, 0, Crew(8, 0.5), Crew(4, 0.4)),
+        (8, 0, Crew(8, 0.5), Crew(5, 0.4)),
         (16, 1, Crew(4, 0.5, 0.125), Crew(1, 0.4, 0.5)),
         (64, 4, Crew(16, 0.5, 0.125), Crew(4, 0.4, 0.5)),
         (2, 1, Crew(2, 0.5, 0.125), Crew(1, 0.4, 0.5)),
