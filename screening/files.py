@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -22,6 +23,26 @@ _Value = TypeVar("_Value")
 
 _TEMPORARY = ".tmp-"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def hold(path: Path) -> None:
+    """Hold a file for this process alone, for as long as it lives, however it ends.
+
+    Raises:
+        UserError: if another process holds it, or it cannot be written.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise UserError(
+            f"{path.parent} is being worked on by another process; wait for it, or choose "
+            f"another --out"
+        ) from None
 
 
 class Files(Protocol):

@@ -268,6 +268,31 @@ def test_figures_of_all_targets_are_counted_by_hand(tmp_path: Path) -> None:
 # What is kept ----------------------------------------------------------------------------
 
 
+def test_a_second_evaluation_of_the_same_result_is_refused(tmp_path: Path) -> None:
+    out, asked = tmp_path / "r.json", {"samples": 5, "seed": 0}
+    second = f"""
+from pathlib import Path
+from screening.errors import UserError
+from screening.evaluation.partial import PartialResult
+try:
+    PartialResult(Path({str(out)!r}), {asked!r})
+    print("free")
+except UserError as error:
+    print(error)
+"""
+
+    def said() -> str:
+        run = subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, "-c", second], capture_output=True, text=True, check=True
+        )
+        return run.stdout
+
+    assert said() == "free\n"  # and what held it has ended
+    PartialResult(out, asked)
+    assert "r.json.partial is being worked on by another process" in said()
+    PartialResult(out, asked)  # the same process may
+
+
 def test_finished_targets_are_kept_until_the_result_is_written(tmp_path: Path) -> None:
     out, asked = tmp_path / "r.json", {"samples": 5, "seed": 0}
     first = PartialResult(out, asked)

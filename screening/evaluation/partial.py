@@ -11,7 +11,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from screening.errors import RunError, UserError, shown
-from screening.files import LocalFiles
+from screening.files import LocalFiles, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ Row = dict[str, Any]
 
 _CONFIGURATION = "configuration.json"
 _TARGETS = "targets"
+_LOCK = "lock"
 
 
 class PartialResult:
@@ -31,7 +32,7 @@ class PartialResult:
 
     Raises:
         UserError: if the file or its folder is of an evaluation with another configuration, or
-            cannot be written to.
+            cannot be written to, or another process is at it.
     """
 
     def __init__(self, out: Path, configuration: Row) -> None:
@@ -53,6 +54,7 @@ class PartialResult:
             self._refuse_other(self._directory, _read(stored))
         else:
             self._write(_CONFIGURATION, configuration, UserError)
+        hold(self._directory / _LOCK)
         self.run = 1 + max((entry["run"] for entry in self._entries().values()), default=0)
 
     def _refuse_other(self, path: Path, stored: Any) -> None:

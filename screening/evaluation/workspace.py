@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from screening.errors import RunError, UserError
 from screening.evaluation.crystals import CRYSTAL_COLUMNS
 from screening.evaluation.stages import FINGERPRINT_SCHEMA
-from screening.files import LocalFiles
+from screening.files import LocalFiles, hold
 from screening.schema import SAMPLE_SCHEMA, table_from_rows
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _SETTINGS = "_settings.json"
+_LOCK = "_lock"
 _FINGERPRINTS = "fingerprints"
 _BUSY = b"busy_s"
 _DIGITS = 32
@@ -59,14 +60,16 @@ class Workspace:
         self._method = method
 
     def claim(self, marks: dict[str, Any]) -> None:
-        """Note what the generated crystals depend on.
+        """Note what the generated crystals depend on, and keep other processes away.
 
         Raises:
-            UserError: if there are crystals already, which depend on something else.
+            UserError: if there are crystals already, which depend on something else, or another
+                process is at it.
         """
         name = f"{self._samples}/{_SETTINGS}"
         if not self._files.exists(name):
             self._write(name, json.dumps(marks, indent=1).encode())
+            self._hold()
             return
         stored = json.loads(self._files.read(name))
         changed = [
@@ -79,6 +82,11 @@ class Workspace:
                 f"--out is {self._out}, whose crystals in {self._samples} were begun with something "
                 f"else: {', '.join(changed)}; name another file, or remove that folder"
             )
+
+        self._hold()
+
+    def _hold(self) -> None:
+        hold(self._out.with_name(self._samples) / _LOCK)
 
     def samples(self, batch: str) -> Kept | None:
         """Return the crystals of a batch, or None if it is not finished."""
