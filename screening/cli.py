@@ -154,7 +154,7 @@ def run(
 def resume(
     results: Results,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the units that failed once more.")
+        bool, typer.Option("--retry-failed", help="Try what failed once more.")
     ] = False,
     address: RayAddress = None,
 ) -> None:

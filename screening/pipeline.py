@@ -86,7 +86,8 @@ def resume_campaign(
 
     Args:
         out: Where the results lie.
-        retry_failed: Work on failed units once more.
+        retry_failed: Work on failed units once more, and on candidates that failed with the second
+            potential.
         rescoring: A second potential for the best candidates, instead of what was asked for before.
         address: As for `run_campaign`.
         num_samplers: As for `run_campaign`.
@@ -105,13 +106,19 @@ def resume_campaign(
     parts = fingerprints(campaign)
     _refuse_changes(store, campaign, parts)
     _refuse_company(store)
-    from screening.rescoring import check_rescoring, keep_setting  # noqa: PLC0415
+    from screening.rescoring import (  # noqa: PLC0415
+        check_rescoring,
+        forget_failures,
+        keep_setting,
+    )
 
     if rescoring is not None:
         check_rescoring(campaign, rescoring)
     rescoring = keep_setting(store, rescoring)
     if retry_failed:
         store.forget_failed_units()
+        if rescoring is not None:
+            forget_failures(store, rescoring)
     from screening.run import Run  # noqa: PLC0415 - takes seconds to import
 
     run = Run(store, campaign, parts, rescoring, view)

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from screening.calculators import load_calculator
 from screening.campaign import Rescoring
@@ -98,6 +99,28 @@ def keep_setting(store: Store, setting: Rescoring | None) -> Rescoring | None:
     return Rescoring.from_mapping(values, f"{store.uri}/{SETTING}")
 
 
+def forget_failures(store: Store, setting: Rescoring) -> None:
+    """Forget the candidates that could not be relaxed again, so that they are tried once more."""
+    directory = _directory_of(setting)
+    for name, table in _pieces(store, directory):
+        good = table.filter(pc.not_equal(table["status"], "failed"))
+        if good.num_rows < table.num_rows:
+            store.write_table(name, good)
+
+
+def _directory_of(setting: Rescoring) -> str:
+    label = load_calculator(setting.calculator).fingerprint
+    return f"{_DIRECTORY}/{_UNSAFE.sub('_', label)}"
+
+
+def _pieces(store: Store, directory: str) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the files of candidates that were relaxed before, by name."""
+    for piece in filter(_PIECE.fullmatch, store.files.names(directory)):
+        name = f"{directory}/{piece}"
+        if (table := store.read_table(name)) is not None:
+            yield name, with_all_columns(table, CANDIDATE_SCHEMA)
+
+
 @dataclass(frozen=True)
 class RescoringStage:
     """Relaxes crystals with the second potential, and writes them as CIF."""
@@ -141,7 +164,7 @@ class Rescorer:
         self._first = references
         self._progress = progress
         self._label = load_calculator(setting.calculator).fingerprint
-        self._directory = f"{_DIRECTORY}/{_UNSAFE.sub('_', self._label)}"
+        self._directory = _directory_of(setting)
         self._unkept: list[Row] = []
 
     def rescore(self, cluster: Cluster, best: pa.Table) -> pa.Table:
@@ -208,11 +231,8 @@ class Rescorer:
     def _known(self) -> dict[str, Row]:
         """Return the rows of candidates that were relaxed before, by sample."""
         rows: dict[str, Row] = {}
-        for name in self._store.files.names(self._directory):
-            if _PIECE.fullmatch(name):
-                table = self._store.read_table(f"{self._directory}/{name}")
-                table = with_all_columns(table, CANDIDATE_SCHEMA)
-                rows |= {row["sample_id"]: row for row in table.to_pylist()}
+        for _, table in _pieces(self._store, self._directory):
+            rows |= {row["sample_id"]: row for row in table.to_pylist()}
         return rows
 
     def _keep(self) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from faulty_stages import OtherEMT
 
@@ -16,7 +17,7 @@ from screening.hull import KnownHull
 from screening.pipeline import resume_campaign, run_campaign
 from screening.references import References
 from screening.relaxation import relax
-from screening.rescoring import SETTING, check_rescoring, keep_setting
+from screening.rescoring import SETTING, check_rescoring, forget_failures, keep_setting
 from screening.schema import structure_from_row
 from screening.store import Store
 from screening.summary import summary_text
@@ -153,6 +154,18 @@ def test_a_second_potential_that_fails_is_recorded(
     assert row["rescored_energy_per_atom"] is None
     # Nothing that was known is worse off.
     assert row["e_above_hull"] == store.best(1).to_pylist()[0]["e_above_hull"]
+    # It is remembered, and tried again when asked for.
+    (piece,) = out.glob("_rescoring/*Blind*/*.parquet")
+    failed = pq.read_table(piece)
+    assert failed["status"].to_pylist() == ["failed"]
+    forget_failures(store, Rescoring(calculator=SECOND))  # not those of another potential
+    assert pq.read_table(piece) == failed
+    forget_failures(store, failing)
+    assert pq.read_table(piece).num_rows == 0
+    (good,) = out.glob("_rescoring/*OtherEMT*/*.parquet")
+    known = pq.read_table(good)
+    forget_failures(store, Rescoring(calculator=SECOND))
+    assert pq.read_table(good) == known
 
 
 @pytest.mark.parametrize(
