@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -37,8 +38,10 @@ def hold(path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(file)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # this file system has no locks
         raise UserError(
             f"{path.parent} is being worked on by another process; wait for it, or choose "
             f"another --out"

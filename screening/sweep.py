@@ -93,7 +93,6 @@ class RelaxTogether:
     """What a relaxer does: relax crystals, so that the potential is asked about all of them at once."""
 
     relaxation: RelaxationStage
-
     calculator: str
     """The fingerprint that the potential must have."""
 

@@ -17,7 +17,7 @@ from model.dataset import Crystals, DataError, join, read_cells, read_crystals
 from model.lattice import l3_from_lengths, lengths_from_l3
 from model.network import NetworkConfig
 from model.noise import NoiseSchedule, posterior_displacement
-from model.training import TrainingConfig, perturb, train
+from model.training import DECIDING_SIGMA, TrainingConfig, draw_levels, perturb, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +93,26 @@ def test_large_noise_has_the_right_mean_target() -> None:
     # Nearly uniform in the cell: no direction is preferred, and little is left to predict.
     assert example.position_noise.mean(dim=0).abs().max() < 0.1
     assert example.position_noise.square().mean() < 1.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_levels_are_spread_over_the_range_and_where_places_are_decided(share: float) -> None:
+    config = TrainingConfig(deciding_share=share)
+    n_levels, n_deciding = 64, round(64 * share)
+    level = draw_levels(n_levels, config, torch.Generator().manual_seed(3))
+    assert level.shape == (n_levels,)
+    everywhere, deciding = level[: n_levels - n_deciding], level[n_levels - n_deciding :]
+    low, high = (config.schedule.level_of(sigma) for sigma in DECIDING_SIGMA)
+    sigma = config.schedule.position_sigma(torch.tensor([low, high]))
+    assert sigma.tolist() == pytest.approx(DECIDING_SIGMA)
+    for levels, first, last in ((everywhere, 0.0, 1.0), (deciding, low, high)):
+        place = (levels - first) / (last - first) * len(levels)
+        assert place.floor().tolist() == list(range(len(levels)))  # one in each part
+
+
+def test_noise_beyond_the_schedule_has_the_nearest_level() -> None:
+    schedule = NoiseSchedule(position_smallest=0.5, position_largest=1.0)
+    assert [schedule.level_of(sigma) for sigma in DECIDING_SIGMA] == [0.0, 1.0]
 
 
 def test_training_learns_and_resumes(cif_folder: Path, tmp_path: Path) -> None:
@@ -218,6 +238,7 @@ def test_data_files_that_cannot_be_used(
         ({"epoch": 3}, "unknown key 'epoch'"),
         ({"epochs": "many"}, "epochs is 'many'"),
         ({"batch_size": 0}, "batch_size must be above zero, got 0"),
+        ({"deciding_share": 1.5}, "deciding_share must be from 0 to 1, got 1.5"),
         ({"learning_rate": float("nan")}, "learning_rate must be above zero, got nan"),
         ({"schedule": 3}, "schedule must be a mapping, got 3"),
     ],

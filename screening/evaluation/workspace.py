@@ -67,11 +67,13 @@ class Workspace:
                 process is at it.
         """
         name = f"{self._samples}/{_SETTINGS}"
-        if not self._files.exists(name):
+        if self._files.exists(name):
+            self._refuse_other(json.loads(self._files.read(name)), marks)
+        else:
             self._write(name, json.dumps(marks, indent=1).encode())
-            self._hold()
-            return
-        stored = json.loads(self._files.read(name))
+        hold(self._out.with_name(self._samples) / _LOCK)
+
+    def _refuse_other(self, stored: dict[str, Any], marks: dict[str, Any]) -> None:
         changed = [
             f"{mark} ({stored.get(mark)} before, {marks.get(mark)} now)"
             for mark in {**stored, **marks}
@@ -82,11 +84,6 @@ class Workspace:
                 f"--out is {self._out}, whose crystals in {self._samples} were begun with something "
                 f"else: {', '.join(changed)}; name another file, or remove that folder"
             )
-
-        self._hold()
-
-    def _hold(self) -> None:
-        hold(self._out.with_name(self._samples) / _LOCK)
 
     def samples(self, batch: str) -> Kept | None:
         """Return the crystals of a batch, or None if it is not finished."""
