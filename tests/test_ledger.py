@@ -26,7 +26,7 @@ from screening.ledger import Ledger
 from screening.progress import Progress, StageProgress
 from screening.references import References
 from screening.store import Store
-from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Sweep
+from screening.sweep import REFERENCES, RELAXATION, SAMPLING, Stages, Sweep
 from screening.views import LineView
 
 if TYPE_CHECKING:
@@ -147,9 +147,17 @@ def test_systems_of_few_units_are_merged_while_a_campaign_runs(
     monkeypatch.setattr(screening.sweep, "_COMPACT_AT", 5)
     store = results(tmp_path)
     campaign = Campaign.from_text(CAMPAIGN, "small")
-    stages = [StageProgress(name, "", "", 1.0) for name in (SAMPLING, RELAXATION, REFERENCES)]
-    progress = Progress(stages, LineView(io.StringIO()))
-    sweep = Sweep(campaign, store, References(campaign, store), "model/sampler", progress)
+    counts = [StageProgress(name, "", "", 1.0) for name in (SAMPLING, RELAXATION, REFERENCES)]
+    progress = Progress(counts, LineView(io.StringIO()))
+    stages = Stages.of(campaign, "model/sampler", "potential")
+    sweep = Sweep(
+        campaign,
+        store,
+        References(campaign, store),
+        "model/sampler",
+        progress,
+        stages,
+    )
     n_alone = []
     for unit in UNITS:
         rows = [{**unit.columns(i), "status": "filtered"} for i in range(unit.count)]
