@@ -3,7 +3,7 @@
     python benchmarks/workers.py [--cores 1 2] [--samples 32] [--repeats 3]
 
 The same campaign (the default model and potential, energies of known phases from a file) is run on a
-local Ray with each number of cores. Counted are the structures that are relaxed from the moment when
+local Ray with each number of cores, to which all its processes are bound, the driver's too. Counted are the structures that are relaxed from the moment when
 a sampler and a relaxer have loaded what they need, and the time until the last one: start-up, ranking
 and report are left out. Efficiency is the rate over that of the first number of cores, divided by how
 many times more cores there are. The tables of samples and of candidates must be the same, bit by bit.
@@ -13,6 +13,7 @@ The machine must have nothing else to do.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -86,7 +87,13 @@ class Watch:
 def run(campaign: Campaign, out: Path, cores: int) -> tuple[Watch, tuple[pa.Table, pa.Table]]:
     """Run the campaign, and return what it took and its samples and candidates."""
     watch = Watch()
-    run_campaign(campaign, str(out), num_cpus=cores, view=watch)
+    # Ray's cores are numbers: without this a sampler and a relaxer on "one core" would have two.
+    machine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(machine)[:cores])
+    try:
+        run_campaign(campaign, str(out), num_cpus=cores, view=watch)
+    finally:
+        os.sched_setaffinity(0, machine)
     store = Store(str(out))
     return watch, (store.read_samples().sort_by("sample_id"), store.candidates())
 
