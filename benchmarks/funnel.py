@@ -32,6 +32,7 @@ from screening.hull import KnownHull
 from screening.pipeline import fingerprints
 from screening.references import reference_rows, subsystems
 from screening.relaxation import Descent
+from screening.sampling import generator_column
 from screening.schema import structure_columns, structure_from_row
 from screening.sweep import Stages
 
@@ -93,8 +94,7 @@ def main() -> None:
     text = CAMPAIGN.replace("SYSTEM", arguments.system).replace("SAMPLES", str(arguments.samples))
     campaign = Campaign.from_text(text, "funnel")
     parts = fingerprints(campaign)
-    generator = f"{parts['model']}/{parts['sampler']}"
-    stages = Stages.of(campaign, generator, parts["calculator"])
+    stages = Stages.of(campaign, generator_column(parts), parts["calculator"])
     stages.sampling.setup()
     potential = load_calculator("default").load()
     rows = [row for system in subsystems([arguments.system]) for row in reference_rows(system)]

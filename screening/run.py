@@ -25,6 +25,7 @@ from screening.ranking import RANKING, rank
 from screening.references import References
 from screening.report import report_campaign
 from screening.rescoring import RESCORING, Rescorer
+from screening.sampling import generator_column
 from screening.schema import STATUSES, structure_from_row
 from screening.signals import terminated_like_interrupted
 from screening.store import SUMMARY
@@ -115,7 +116,7 @@ class Run:
         return result
 
     def _sample_and_relax(self, cluster: Cluster, num_samplers: int | None) -> None:
-        generator = f"{self.parts['model']}/{self.parts['sampler']}"
+        generator = generator_column(self.parts)
         sweep = Sweep(self.campaign, self.store, self.references, generator, self.progress)
         sweep.run(cluster, num_samplers)
         self.store.compact()

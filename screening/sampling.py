@@ -16,7 +16,7 @@ from screening.campaign import RANDOM
 from screening.schema import structure_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from model.checkpoint import ScoreModel
     from model.crystal import AsymmetricUnit
@@ -128,7 +128,7 @@ class RandomStage:
     @property
     def generator(self) -> str:
         """The value of the column ``generator``."""
-        return "/".join(_random_parts().values())
+        return generator_column(_random_parts())
 
     def __call__(self, prepared: PreparedUnits) -> list[dict[str, Any]]:
         """Return one row per sample, unit after unit: kept, or failed with an error."""
@@ -166,7 +166,7 @@ def random_columns(
         columns: dict[str, Any] = {"status": "failed", "error": str(error)}
     else:
         columns = crystal_columns(crystal)
-    return {"generator": "/".join(_random_parts().values()), **columns}
+    return {"generator": generator_column(_random_parts()), **columns}
 
 
 def _random_parts() -> dict[str, str]:
@@ -188,8 +188,13 @@ def sampling_stage(generator: Generator, max_atoms: int) -> Sampling:
     return SamplingStage(_anywhere(generator.checkpoint), generator.sampler)
 
 
+def generator_column(parts: Mapping[str, str]) -> str:
+    """Return the value of the column ``generator`` from the fingerprints of `generator_parts`."""
+    return f"{parts['model']}/{parts['sampler']}"
+
+
 def generator_parts(generator: Generator) -> dict[str, str]:
-    """Return the fingerprints of a generator; joined by a slash they are the column `generator`.
+    """Return the fingerprints of a generator, ``model`` and ``sampler``.
 
     Raises:
         ValueError: of the model's own, if the checkpoint or the sampler cannot be used.

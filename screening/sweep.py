@@ -147,7 +147,8 @@ def _refuse_another(what: str, found: str, meant: str) -> None:
     if found != meant:
         raise UserError(
             f"the {what} of a worker on {platform.node()} is {found}, where {meant} is meant; "
-            f"results would not be comparable, so give all machines the same versions and files"
+            f"results would not be comparable, so give all machines the same versions and files "
+            f"before you go on"
         )
 
 

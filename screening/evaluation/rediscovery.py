@@ -30,7 +30,7 @@ from screening.grid import cell_units
 from screening.plan import RELAXATION_S, SAMPLING_S
 from screening.progress import Progress, StageProgress
 from screening.relaxation import RelaxationStage
-from screening.sampling import generator_parts, sampling_stage
+from screening.sampling import generator_column, generator_parts, sampling_stage
 from screening.screens import FilterStage
 from screening.signals import terminated_like_interrupted
 from screening.sweep import SampleAndFilter
@@ -146,7 +146,7 @@ def _configuration(settings: RediscoverySettings, targets: Targets) -> Row:
         "targets": targets.fingerprint,
         "samples": settings.samples,
         "seed": settings.seed,
-        "generator": f"{parts['model']}/{parts['sampler']}",
+        "generator": generator_column(parts),
         "min_distance": settings.filters.min_distance,
         "max_atoms": settings.filters.max_atoms,
         "calculator": None,
