@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 
 class ScreeningError(Exception):
     """An error whose message is written for the user: one sentence, no traceback."""
@@ -38,3 +40,17 @@ def shown(value: object, limit: int = 60) -> str:
         return repr(value[:limit] + "…")
     text = repr(value)
     return text if len(text) <= limit + 2 else text[:limit] + "…"
+
+
+def refuse_another(what: str, found: str, meant: str) -> None:
+    """Stop where a machine has another version, or a file was changed since the work began.
+
+    Raises:
+        UserError: if the fingerprint that a worker found is not the one that is meant.
+    """
+    if found != meant:
+        raise UserError(
+            f"the {what} of a worker on {platform.node()} is {found}, where {meant} is meant; "
+            f"results would not be comparable, so give all machines the same versions and files "
+            f"before you go on"
+        )

@@ -19,7 +19,7 @@ from ase import Atoms
 from pymatgen.core import Element, Structure
 
 from screening.calculators import load_calculator
-from screening.errors import first_line
+from screening.errors import first_line, refuse_another
 from screening.free_coordinates import free_coordinates
 from screening.minimisation import ImpossibleGeometryError, Point, minimise
 from screening.potential import OneByOne
@@ -257,6 +257,8 @@ class RelaxationStage:
     """eV per atom: a rival that cannot be expected to come closer to the hull is given up."""
     device: str = "cpu"
     """``cpu``, or ``gpu``: the worker's GPU, if it has one."""
+    meant: str | None = None
+    """The fingerprint that the potential must have; None takes any."""
     _loaded: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,8 +266,14 @@ class RelaxationStage:
         return {**self.__dict__, "_loaded": {}}
 
     def setup(self) -> None:
-        """Load the potential; called once, on the worker."""
+        """Load the potential; called once, on the worker.
+
+        Raises:
+            UserError: if it is another than the work began with.
+        """
         calculator = load_calculator(self.calculator)
+        if self.meant is not None:
+            refuse_another("calculator", calculator.fingerprint, self.meant)
         self._loaded["potential"] = calculator.load(self._torch_device())
         self._loaded["fingerprint"] = calculator.fingerprint
         self._loaded["correction"] = calculator.correction

@@ -207,7 +207,7 @@ class Rescorer:
             return
         how = self._campaign.relaxation
         relaxation = RelaxationStage(
-            self._setting.calculator, how.fmax, how.max_steps, device=how.device
+            self._setting.calculator, how.fmax, how.max_steps, device=how.device, meant=self._label
         )
         all_of_them = relaxation_crew(how.device)
 

@@ -11,14 +11,13 @@ crystals are to be given up that lie above the hull, the phases of their chemica
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from screening.crews import relaxation_crew, sampling_crew
-from screening.errors import UserError
+from screening.errors import refuse_another
 from screening.graphs import prepare_units
 from screening.grid import units
 from screening.hull import KnownHull
@@ -80,7 +79,7 @@ class SampleAndFilter:
             UserError: if they are others than the work began with.
         """
         self.sampling.setup()
-        _refuse_another("generator", self.sampling.generator, self.generator)
+        refuse_another("generator", self.sampling.generator, self.generator)
         self.filters.setup()
 
     def __call__(self, prepared: Any) -> list[Row]:
@@ -93,17 +92,10 @@ class RelaxTogether:
     """What a relaxer does: relax crystals, so that the potential is asked about all of them at once."""
 
     relaxation: RelaxationStage
-    calculator: str
-    """The fingerprint that the potential must have."""
 
     def setup(self) -> None:
-        """Load the potential.
-
-        Raises:
-            UserError: if it is another than the work began with.
-        """
+        """Load the potential."""
         self.relaxation.setup()
-        _refuse_another("calculator", self.relaxation.fingerprint, self.calculator)
 
     def __call__(self, works: Sequence[Row | Rival]) -> list[Row]:
         """Return one row per crystal: relaxed, given up, or failed."""
@@ -137,18 +129,8 @@ class Stages:
                 FilterStage(**filters.model_dump()),
                 generator,
             ),
-            RelaxTogether(RelaxationStage(**relaxation.model_dump()), calculator),
+            RelaxTogether(RelaxationStage(**relaxation.model_dump(), meant=calculator)),
             prepare_units,
-        )
-
-
-def _refuse_another(what: str, found: str, meant: str) -> None:
-    """Stop where a machine has another version, or a file was changed since the work began."""
-    if found != meant:
-        raise UserError(
-            f"the {what} of a worker on {platform.node()} is {found}, where {meant} is meant; "
-            f"results would not be comparable, so give all machines the same versions and files "
-            f"before you go on"
         )
 
 

@@ -391,9 +391,7 @@ def test_a_unit_that_cannot_be_drawn_takes_no_other_with_it(
     stages = [StageProgress(name, "", "", 1.0) for name in (RELAXATION, REFERENCES)]
     # One of the middle, which is drawn with others.
     stages.append(StageProgress(SAMPLING, "", "", 1.0, N_ALLOY))
-    relaxation = RelaxTogether(
-        RelaxationStage(campaign.relaxation.calculator, 0.05, 1), parts["calculator"]
-    )
+    relaxation = RelaxTogether(RelaxationStage(campaign.relaxation.calculator, 0.05, 1))
     work = Stages(DrawsAllButOne(unit_ids[5], "filtered"), relaxation, unprepared)
     references = References(campaign, store)
     progress = Progress(stages, quiet())

@@ -263,7 +263,12 @@ class _Search:
         settings = self._settings
         relaxation = None
         if (how := settings.relaxation) is not None:
-            relaxation = RelaxationStage(how.calculator, how.fmax, how.max_steps)
+            relaxation = RelaxationStage(
+                how.calculator,
+                how.fmax,
+                how.max_steps,
+                meant=self._partial.configuration["calculator"],
+            )
         judges = cluster.elastic_pool(JUDGING, JudgingStage(relaxation), relaxation_crew(), ahead=1)
         filters = FilterStage(settings.filters.min_distance, settings.filters.max_atoms)
         samplers = cluster.elastic_pool(
