@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.errors import RunError
-from screening.files import json_bytes, reason, write_file
+from screening.files import json_bytes, parquet_table, reason, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -172,7 +172,8 @@ class Ledger:
         replaced: set[str] = set()
         for name in names:
             if not name.startswith("sealed-0-"):
-                metadata = pq.read_metadata(self._open(name)).schema.to_arrow_schema().metadata
+                content = pa.BufferReader(self._read(name))
+                metadata = pq.read_metadata(content).schema.to_arrow_schema().metadata
                 replaced |= set(json.loads((metadata or {}).get(_REPLACES, b"[]")))
         return [name for name in names if name not in replaced]
 
@@ -187,12 +188,9 @@ class Ledger:
 
     def _read_sealed(self, name: str, columns: Sequence[str]) -> pa.Table:
         try:
-            return pq.read_table(self._open(name), columns=columns, partitioning=None)
+            return parquet_table(self._read(name), columns)
         except pa.ArrowException as error:
             raise RunError(f"{self._uri}/{DONE}/{name} is damaged: {error}") from None
-
-    def _open(self, name: str) -> pa.BufferReader:
-        return pa.BufferReader(self._read(name))
 
     def _read(self, name: str) -> bytes:
         try:

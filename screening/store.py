@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from screening.campaign import Campaign
 from screening.errors import MissingFileError, RunError, UserError
-from screening.files import Files, json_bytes, open_files, reason, write_file
+from screening.files import Files, json_bytes, open_files, parquet_table, reason, write_file
 from screening.ledger import DONE, READERS, Ledger
 from screening.marks import check_complete, unit_mark
 from screening.schema import (
@@ -394,7 +394,7 @@ class Store:
         if not self.files.exists(name):
             return None
         try:
-            return pq.read_table(pa.BufferReader(self._read(name)), partitioning=None)
+            return parquet_table(self._read(name))
         except pa.ArrowException as error:
             raise RunError(f"{self.uri}/{name} is damaged: {reason(error)}") from None
 

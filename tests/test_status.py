@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -116,3 +118,26 @@ def test_throughput_leaves_pauses_out() -> None:
     assert samples_per_hour(marks[:2], since=50.0) == pytest.approx(3600.0)
     assert samples_per_hour(marks[:1], since=50.0) is None
     assert samples_per_hour([], since=0.0) is None
+
+
+READING = """
+import os, sys
+from screening.status import campaign_status
+from screening.store import Store
+
+store = Store(sys.argv[1])
+before = set(os.listdir("/proc/self/task"))
+campaign_status(store)
+store.read_table("references/Cl-Na.parquet")
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+def test_reading_leaves_no_thread_that_could_abort_the_process_at_its_end(tmp_path: Path) -> None:
+    # Seen as exit status 134 of a command whose output was right.
+    store = results(tmp_path / "small", n_done=4)
+    store.compact()
+    rows = store.read_relaxed("Cl-Na")
+    store.write_table("references/Cl-Na.parquet", rows)
+    command = [sys.executable, "-c", READING, store.uri]
+    assert subprocess.check_output(command) == b"0\n"  # noqa: S603 - our own command

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from screening.errors import RunError, UserError
 from screening.evaluation.crystals import CRYSTAL_COLUMNS
 from screening.evaluation.stages import FINGERPRINT_SCHEMA
-from screening.files import LocalFiles, hold
+from screening.files import LocalFiles, hold, parquet_table
 from screening.schema import SAMPLE_SCHEMA, table_from_rows
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Workspace:
     def _read(self, name: str) -> Kept | None:
         if not self._files.exists(name):
             return None
-        table = pq.read_table(pa.BufferReader(self._files.read(name)))
+        table = parquet_table(self._files.read(name))
         return Kept(table.to_pylist(), float(table.schema.metadata[_BUSY]))
 
     def _keep(self, name: str, table: pa.Table, kept: Kept) -> None:
