@@ -48,7 +48,7 @@ REFERENCES = "references"
 SAMPLERS = "sampling"
 RELAXERS = "relaxation"
 
-_RELAXED_TOGETHER = {"cpu": 8, "gpu": 64}
+RELAXED_TOGETHER = {"cpu": 8, "gpu": 64}
 """Crystals that a relaxer is given at once, by device. On a core one takes 0.13 s alone, 0.09 s with
 seven others and 0.09 s with eleven (CHGNet, five atoms each)."""
 _WAITING_PER_RELAXER = 6
@@ -187,8 +187,8 @@ class Sweep:
         self._hulls: dict[str, KnownHull] = {}
         self._held: dict[str, list[tuple[Row, ...]]] = {}
         self._device = campaign.relaxation.device
-        self._at_once = _RELAXED_TOGETHER[self._device]
-        self._phases = _together(references.missing(), "chemical_system", self._at_once)
+        self._at_once = RELAXED_TOGETHER[self._device]
+        self._phases = relaxed_together(references.missing(), "chemical_system", self._at_once)
         n_done = total(done, "samples")
         todo = (unit for unit in units(campaign) if unit not in finished)
         self._packer = Packer(todo, progress.stages[SAMPLING].total - n_done)
@@ -290,7 +290,7 @@ class Sweep:
         opened = _OpenUnit(unit, outcome.attempts, samples, seconds)
         self._open[unit.unit_id] = opened
         kept = [row for row in opened.samples if row["status"] == "kept"]
-        for rows in _together(kept, "unit_id", self._at_once):
+        for rows in relaxed_together(kept, "unit_id", self._at_once):
             self._relax(rows, relaxers)
             self._progress.begin(RELAXATION)
         failed = sum(row["status"] == "failed" for row in opened.samples)
@@ -407,7 +407,7 @@ class Sweep:
             self._uncompacted = 0
 
 
-def _together(rows: Iterable[Row], column: str, count: int) -> Iterator[tuple[Row, ...]]:
+def relaxed_together(rows: Iterable[Row], column: str, count: int) -> Iterator[tuple[Row, ...]]:
     """Yield rows that have the same value in a column, up to so many at a time."""
     for _, group in groupby(rows, key=itemgetter(column)):
         while part := tuple(islice(group, count)):

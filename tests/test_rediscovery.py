@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import signal
@@ -22,7 +23,10 @@ from screening.errors import UserError
 from screening.evaluation.figures import result_text, target_figures, total_figures
 from screening.evaluation.judging import Verdict
 from screening.evaluation.partial import PartialResult
+from screening.evaluation.rediscovery import JUDGING, RediscoverySettings, _Search
 from screening.evaluation.targets import free_positional_coordinates, read_targets
+from screening.pool import Outcome
+from screening.views import LineView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,6 +278,7 @@ def test_a_second_evaluation_of_the_same_result_is_refused(tmp_path: Path) -> No
 from pathlib import Path
 from screening.errors import UserError
 from screening.evaluation.partial import PartialResult
+from screening.evaluation.rediscovery import JUDGING, RediscoverySettings, _Search
 try:
     PartialResult(Path({str(out)!r}), {asked!r})
     print("free")
@@ -442,6 +447,45 @@ def test_a_stopped_evaluation_goes_on_as_if_nothing_had_happened(
     assert without_times(result) == without_times(json.loads(undisturbed.read_text()))
     assert result["totals"]["relaxations"] > 0
     assert not kept.exists()
+
+
+class Queue:
+    """Takes work as a pool of judges does, and does none of it."""
+
+    def __init__(self) -> None:
+        self.submitted: dict[str, Any] = {}
+
+    def submit(self, key: str, work: Any) -> None:
+        """Remember the work."""
+        self.submitted[key] = work
+
+
+def test_samples_whose_judge_died_are_judged_one_by_one(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "t.json", TEXTBOOK[:1]), tmp_path / "r.json"
+    targets = read_targets(path)
+    search = _Search(
+        RediscoverySettings(path, out, samples=3),
+        targets,
+        PartialResult(out, {}),
+        LineView(io.StringIO()),
+    )
+    (target,) = targets.entries
+    rows = tuple({"sample_id": f"{i}", "status": "kept"} for i in range(3))
+    judges: Any = Queue()
+    search._judge(target.key, rows, judges)
+
+    def take(key: str, value: list[Verdict] | None, error: str | None) -> None:
+        search._take_verdicts(Outcome(JUDGING, key, value, error, 3), judges)
+
+    (together,) = judges.submitted
+    judges.submitted.clear()
+    take(together, None, "its worker process died")
+    assert [work[0] for work in judges.submitted.values()] == [(row,) for row in rows]
+    for (key, _), error in zip(judges.submitted.items(), (None, "died", None), strict=True):
+        take(key, None if error else [Verdict("kept", hit_after=True)], error)
+    (figures,) = PartialResult(out, {}).finished_targets().values()
+    assert figures["errors"] == {"died": 1}
+    assert figures["after_relaxation"]["hits"] == 2
 
 
 def test_a_result_that_cannot_be_kept_is_refused_at_once(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -11,7 +11,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from screening.schema import structure_from_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pymatgen.core import Structure
 
@@ -60,31 +60,46 @@ class JudgingStage:
         if self.relaxation is not None:
             self.relaxation.setup()
 
-    def __call__(self, work: tuple[Mapping[str, Any], Structure]) -> Verdict:
-        """Return the verdict on a kept row with the formula of the answer."""
-        row, answer = work
-        hit_before, matching_s = self._is_match(row, answer)
-        verdict = {
-            "status": "kept",
-            "right_formula": True,
-            "group_before": row["space_group_it_number"],
-            "hit_before": hit_before,
-        }
+    def __call__(self, work: tuple[Sequence[Mapping[str, Any]], Structure]) -> list[Verdict]:
+        """Return the verdict on each of some kept rows with the formula of the answer.
+
+        They are relaxed together; each has an equal share of the time.
+        """
+        rows, answer = work
+        verdicts = [self._as_drawn(row, answer) for row in rows]
         if self.relaxation is None:
-            return Verdict(**verdict, matching_s=matching_s)
+            return verdicts
         began = time.perf_counter()
-        candidate = self.relaxation(row)
-        relaxation_s = time.perf_counter() - began
-        verdict |= {"relaxed": True, "relaxation_s": relaxation_s}
-        if candidate["status"] == "failed":
-            return Verdict(**verdict, matching_s=matching_s, error=candidate["error"])
-        hit_after, more_s = self._is_match(candidate, answer)
+        candidates = self.relaxation.together(rows)
+        share = (time.perf_counter() - began) / len(rows)
+        return [
+            self._after_relaxation(replace(verdict, relaxation_s=share), candidate, answer)
+            for verdict, candidate in zip(verdicts, candidates, strict=True)
+        ]
+
+    def _as_drawn(self, row: Mapping[str, Any], answer: Structure) -> Verdict:
+        hit, seconds = self._is_match(row, answer)
         return Verdict(
-            **verdict,
-            matching_s=matching_s + more_s,
+            "kept",
+            right_formula=True,
+            group_before=row["space_group_it_number"],
+            hit_before=hit,
+            matching_s=seconds,
+        )
+
+    def _after_relaxation(
+        self, verdict: Verdict, candidate: Mapping[str, Any], answer: Structure
+    ) -> Verdict:
+        verdict = replace(verdict, relaxed=True)
+        if candidate["status"] == "failed":
+            return replace(verdict, error=candidate["error"])
+        hit, seconds = self._is_match(candidate, answer)
+        return replace(
+            verdict,
+            matching_s=verdict.matching_s + seconds,
             converged=candidate["converged"],
             group_after=candidate["space_group_it_number"],
-            hit_after=hit_after,
+            hit_after=hit,
         )
 
     def _is_match(self, row: Mapping[str, Any], answer: Structure) -> tuple[bool, float]:

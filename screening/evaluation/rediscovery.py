@@ -33,7 +33,7 @@ from screening.relaxation import RelaxationStage
 from screening.sampling import generator_column, generator_parts, sampling_stage
 from screening.screens import FilterStage
 from screening.signals import terminated_like_interrupted
-from screening.sweep import SampleAndFilter
+from screening.sweep import RELAXED_TOGETHER, SampleAndFilter, relaxed_together
 from screening.versions import versions
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ JUDGING = "judging"
 TARGETS = "targets"
 
 UNIT_SIZE = 32
-"""Samples at once, as in a campaign's default."""
-_WAITING_PER_JUDGE = 48
+"""Samples at once, as in a campaign's default. What is relaxed together is of one unit, as there."""
+_WAITING_PER_JUDGE = 6
+"""Pieces of work of some crystals each, before sampling pauses."""
 _POLL_S = 0.5
 
 
@@ -219,7 +220,7 @@ class _Search:
         self._units: dict[str, tuple[str, Unit]] = {}
         self._todo = self._all_units(left)
         self._all_queued = False
-        self._samples: dict[str, tuple[str, Row]] = {}
+        self._judged: dict[str, tuple[str, tuple[Row, ...]]] = {}
         n_samples = settings.samples * len(targets.entries)
         self.progress = Progress(
             [
@@ -252,7 +253,7 @@ class _Search:
                     if outcome.pool == SAMPLING:
                         self._take_samples(outcome, judges)
                     else:
-                        self._take_verdict(outcome)
+                        self._take_verdicts(outcome, judges)
                 if self._all_queued and not samplers.pending:
                     cluster.close(samplers)  # the cores it held are the judges'
                 if samplers.ready and judges.ready:
@@ -313,25 +314,36 @@ class _Search:
         opened.seconds[SAMPLING] += outcome.busy_s
         failed = sum(row["status"] == "failed" for row in rows)
         self.progress.advance(SAMPLING, unit.count, failed, outcome.busy_s)
-        formula = opened.target.formula
+        to_judge: list[Row] = []
         for row in rows:
-            if row["status"] == "kept" and row["chemical_formula_reduced"] == formula:
-                work = f"{key}/{row['sample_id']}"
-                self._samples[work] = (key, row)
-                judges.submit(work, (row, opened.target.answer))
-                self.progress.stages[JUDGING].total += 1
-                self.progress.begin(JUDGING)
+            if _may_be(row, opened.target):
+                to_judge.append(row)
             else:
                 opened.verdicts[row["sample_id"]] = _plain_verdict(row)
+        for together in relaxed_together(to_judge, "unit_id", RELAXED_TOGETHER["cpu"]):
+            self._judge(key, together, judges)
+            self.progress.begin(JUDGING)
+        self.progress.stages[JUDGING].total += len(to_judge)
         self._keep_if_complete(key)
 
-    def _take_verdict(self, outcome: Outcome) -> None:
-        key, row = self._samples.pop(outcome.key)
-        verdict = outcome.value
-        if outcome.error is not None:
-            verdict = replace(_plain_verdict(row), right_formula=True, error=outcome.error)
-        self._open[key].verdicts[row["sample_id"]] = verdict
-        self.progress.advance(JUDGING, 1, int(verdict.error is not None), outcome.busy_s)
+    def _judge(self, key: str, rows: tuple[Row, ...], judges: Pool) -> None:
+        work = f"{key}/{rows[0]['sample_id']}"
+        self._judged[work] = (key, rows)
+        judges.submit(work, (rows, self._open[key].target.answer))
+
+    def _take_verdicts(self, outcome: Outcome, judges: Pool) -> None:
+        key, rows = self._judged.pop(outcome.key)
+        if outcome.error is not None and len(rows) > 1:
+            for row in rows:  # one of them may be at fault
+                self._judge(key, (row,), judges)
+            return
+        verdicts: list[Verdict] = outcome.value or [
+            replace(_plain_verdict(row), right_formula=True, error=outcome.error) for row in rows
+        ]
+        for row, verdict in zip(rows, verdicts, strict=True):
+            self._open[key].verdicts[row["sample_id"]] = verdict
+            failed = int(verdict.error is not None)
+            self.progress.advance(JUDGING, 1, failed, outcome.busy_s / len(rows))
         self._keep_if_complete(key)
 
     def _keep_if_complete(self, key: str) -> None:
@@ -347,6 +359,11 @@ class _Search:
         )
         self._partial.keep(key, figures, self.progress.elapsed_s)
         self.progress.advance(TARGETS)
+
+
+def _may_be(row: Row, target: Target) -> bool:
+    """Whether a sample is worth a relaxation: it has the answer's formula."""
+    return bool(row["status"] == "kept" and row["chemical_formula_reduced"] == target.formula)
 
 
 def _plain_verdict(row: Row) -> Verdict:
