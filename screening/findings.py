@@ -122,7 +122,11 @@ def _why_not_converged(row: Row) -> str | None:
 
 
 def _why_not_distinct(row: Row) -> str | None:
-    return "the same crystal as another candidate" if row["is_representative"] is False else None
+    if row["is_representative"] is False:
+        return "the same crystal as another candidate"
+    if row["rescored_duplicate_of"] is not None:
+        return "the same crystal as another candidate, for the second potential"
+    return None
 
 
 def _why_not_placed(row: Row) -> str | None:
@@ -243,7 +247,7 @@ class Findings:
     stable: int
     """Novel ones on the hull or below it."""
     rescored: int
-    """Novel ones that a second potential has placed."""
+    """Novel ones that a second potential has placed, and of which it makes no reference phase."""
     rescored_near: int
     """Those of them at most :data:`NEAR_HULL` above its hull."""
     rescored_stable: int
@@ -254,7 +258,12 @@ class Findings:
     """The lowest that matches no reference phase."""
 
 
-FINDING_COLUMNS = ("e_above_hull", "rescored_e_above_hull", "is_novel")
+FINDING_COLUMNS = (
+    "e_above_hull",
+    "rescored_e_above_hull",
+    "is_novel",
+    "rescored_matched_reference_id",
+)
 """What :func:`findings` counts."""
 
 
@@ -265,7 +274,9 @@ def findings(ranked: pa.Table) -> Findings:
         ranked: The distinct candidates with a place against the hull, the best first.
     """
     novel = ranked.filter(ranked["is_novel"])
-    heights, second = novel["e_above_hull"], novel["rescored_e_above_hull"]
+    heights = novel["e_above_hull"]
+    still_novel = novel.filter(pc.is_null(novel["rescored_matched_reference_id"]))
+    second = still_novel["rescored_e_above_hull"]
     return Findings(
         distinct=ranked.num_rows,
         novel=novel.num_rows,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from screening.findings import space_group_name
 from screening.scenes import scene
 from screening.schema import structure_from_row
+from screening.selection import known_phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,6 +41,8 @@ CANDIDATE_COLUMNS = (
     "n_duplicates",
     "matched_reference_id",
     "is_novel",
+    "rescored_duplicate_of",
+    "rescored_matched_reference_id",
     "smact_valid",
     "calculator",
     "generator",
@@ -107,8 +110,8 @@ def _table_row(row: Row) -> dict[str, Any]:
         RESCORED: _finite(row["rescored_e_above_hull"]),
         "self": _finite(row["e_above_hull_self"]),
         "formation": _finite(row["formation_energy_per_atom"]),
-        "known": row["matched_reference_id"],
-        "novel": bool(row["is_novel"]),
+        "known": known_phase(row),
+        "novel": bool(row["is_novel"]) and known_phase(row) is None,
         "atoms": row["nsites"],
         "requested": row["space_group_requested"],
         "sites": row["site_counts"],

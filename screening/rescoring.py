@@ -5,6 +5,8 @@ Among thousands of candidates the lowest are those for which the potential errs 
 again with another potential, from where the first one left them, and placed on its own hull: that of
 the same reference phases, whose energies are its own, too. Structure types far above the first hull
 are left out; other phases keep the formation energies of their source, on top of the elements'.
+Candidates of which it makes one and the same crystal, or a reference phase, are found as for the
+first potential.
 
 What is relaxed is kept in ``_rescoring/<potential>/``, so that an interrupted run goes on from there,
 and a longer list of the best begins with what is known.
@@ -25,6 +27,7 @@ import pyarrow.compute as pc
 from screening.calculators import load_calculator
 from screening.campaign import Rescoring
 from screening.crews import relaxation_crew
+from screening.deduplication import deduplicate, match_references
 from screening.errors import UserError
 from screening.export import cif_text
 from screening.hull import KnownHull, place_on_hull
@@ -277,11 +280,13 @@ class Rescorer:
             systems[row["chemical_system"]].append(
                 {**row, "status": "kept" if has_place else "failed"}
             )
-        placed = {
-            row["sample_id"]: row
-            for system, of_system in systems.items()
-            for row in place_on_hull(of_system, references.rows(system))
-        }
+        placed: dict[str, Row] = {}
+        for system, of_system in systems.items():
+            phases = references.rows(system)
+            # Crystals that differ with one potential may be the same with another.
+            compared = match_references(deduplicate(of_system), phases)
+            for row in place_on_hull(compared, phases):
+                placed[row["sample_id"]] = row
         return pa.Table.from_pylist(
             [
                 {
@@ -293,6 +298,10 @@ class Rescorer:
                     "rescored_converged": row.get("converged"),
                     "rescored_error": row.get("error"),
                     "rescored_cif": row.get("cif"),
+                    "rescored_duplicate_of": None
+                    if place["is_representative"] is not False
+                    else place["group_id"],
+                    "rescored_matched_reference_id": place["matched_reference_id"],
                 }
                 if row["status"] == "kept"
                 else {

@@ -93,6 +93,17 @@ RESCORED_FIELDS = (
     _field("rescored_converged", _TRUTH, "whether the second relaxation reached fmax"),
     _field("rescored_error", _TEXT, "why the second relaxation failed"),
     _field("rescored_cif", _TEXT, "the crystal as the second potential leaves it, as CIF"),
+    _field(
+        "rescored_duplicate_of",
+        _TEXT,
+        "sample_id of a lower candidate that the second potential makes the same crystal of; null "
+        "if there is none",
+    ),
+    _field(
+        "rescored_matched_reference_id",
+        _TEXT,
+        "the reference phase that the second potential makes of the crystal; null if none",
+    ),
 )
 """What a second potential says of the best candidates."""
 

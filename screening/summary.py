@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from screening.chemistry import space_group_symbol
 from screening.findings import NEAR_HULL
+from screening.selection import known_phase
 from screening.store import CANDIDATES, SUMMARY
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _SHOWN = (
     "sample_id",
     "is_novel",
     "matched_reference_id",
+    "rescored_matched_reference_id",
 )
 _HEADER = ("", "formula", "space group", "e_above_hull", "rescored", "sample", "")
 
@@ -87,12 +89,14 @@ def _second_headline(rescored: Any) -> list[str]:
 def _cells(rank: int, row: Row) -> tuple[str, ...]:
     number = row["space_group_it_number"]
     group = f"{number} {space_group_symbol(number)}" if number else "none found"
-    known = {True: "novel", False: f"known: {row['matched_reference_id'] or 'formula'}", None: ""}
+    phase = known_phase(row)
+    known = {True: "novel", False: f"known: {phase or 'formula'}", None: ""}
+    novelty = known[row["is_novel"] and phase is None]
     energy = f"{row['e_above_hull']:+.3f} eV/atom"
     second = row["rescored_e_above_hull"]
     rescored = "" if second is None else f"{second:+.3f} eV/atom"
     formula = row["chemical_formula_reduced"]
-    return (str(rank), formula, group, energy, rescored, row["sample_id"], known[row["is_novel"]])
+    return (str(rank), formula, group, energy, rescored, row["sample_id"], novelty)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -10,15 +10,25 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from faulty_stages import OtherEMT
+from small_results import CESIUM_CHLORIDE, results, write_candidates
 
 from screening.campaign import Campaign, Rescoring
 from screening.errors import UserError
+from screening.findings import FINDING_COLUMNS, findings
 from screening.hull import KnownHull
 from screening.pipeline import resume_campaign, run_campaign
+from screening.progress import Progress
 from screening.references import References
 from screening.relaxation import relax
-from screening.rescoring import SETTING, check_rescoring, forget_failures, keep_setting
-from screening.schema import structure_from_row
+from screening.report import report_campaign
+from screening.rescoring import (
+    SETTING,
+    Rescorer,
+    check_rescoring,
+    forget_failures,
+    keep_setting,
+)
+from screening.schema import structure_columns, structure_from_row
 from screening.store import Store
 from screening.summary import summary_text
 from screening.views import LineView
@@ -85,6 +95,64 @@ def test_the_second_energies_and_hull_are_the_second_potentials(rescored: Store)
         assert row["rescored_e_above_hull"] == pytest.approx(energy - floor)
         assert row["rescored_converged"]
         assert "_cell_length_a" in row["rescored_cif"]
+
+
+def test_what_the_second_potential_makes_one_crystal_or_a_known_one_is_said(
+    rescored: Store,
+) -> None:
+    campaign, setting = rescored.campaign(), Rescoring(calculator=SECOND, top=2)
+    progress = Progress([], quiet())
+    rescorer = Rescorer(campaign, setting, rescored, References(campaign, rescored), progress)
+    second = rescorer._second_references(["Al-Cu"])
+    first = next(iter(rescorer._known().values()))
+    phase = next(row for row in second.rows("Al-Cu") if row["chemical_system"] == "Al-Cu")
+    known = {
+        **first,
+        **{name: phase[name] for name in phase if name in first},
+        "sample_id": "known",
+        "status": "kept",
+        "converged": True,
+    }
+    twin = {**first, "sample_id": "twin", "energy_per_atom": first["energy_per_atom"] + 1e-4}
+    lost = {**twin, "sample_id": "lost", "converged": False}
+    placed = rescorer._placed([twin, first, known, lost], second).to_pylist()
+    assert [row["rescored_duplicate_of"] for row in placed] == [first["sample_id"], *[None] * 3]
+    names = [row["rescored_matched_reference_id"] for row in placed]
+    assert names[0] == names[1]
+    assert names[2:] == [phase["reference_id"], None]
+
+
+def test_the_best_and_the_figures_leave_them_out(tmp_path: Path) -> None:
+    store = results(tmp_path / "small", n_done=2)
+    said = [("a", None, None), ("b", "a", None), ("c", None, "CsCl")]
+    rows = [
+        {
+            **structure_columns(CESIUM_CHLORIDE),
+            "sample_id": name,
+            "chemical_system": "Cl-Cs",
+            "space_group_requested": 221,
+            "site_counts": "Cl1-Cs1",
+            "status": "kept",
+            "e_above_hull": 0.0,
+            "energy_per_atom": -3.0,
+            "rescored_e_above_hull": 0.0,
+            "is_novel": True,
+            "is_representative": True,
+            "converged": True,
+            "rescored_duplicate_of": twin,
+            "rescored_matched_reference_id": phase,
+        }
+        for name, twin, phase in said
+    ]
+    write_candidates(store, rows)
+    assert [row["sample_id"] for row in store.best().to_pylist()] == ["a", "c"]
+    found = findings(store.best(columns=FINDING_COLUMNS))
+    assert (found.novel, found.rescored, found.rescored_stable) == (2, 1, 1)
+    lines = summary_text(store, 10).splitlines()
+    assert [line.split()[-1] for line in lines[1:3]] == ["novel", "CsCl"]
+    report_campaign(store)
+    report = (Path(store.uri) / "report.html").read_text()
+    assert "the same crystal as another candidate, for the second potential" in report
 
 
 def test_only_phases_near_the_first_hull_are_relaxed_again(rescored: Store) -> None:

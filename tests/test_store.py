@@ -89,6 +89,8 @@ CANDIDATE_COLUMNS = [
     "rescored_converged",
     "rescored_error",
     "rescored_cif",
+    "rescored_duplicate_of",
+    "rescored_matched_reference_id",
 ]
 
 CAMPAIGN = Campaign.from_mapping(
