@@ -66,6 +66,7 @@ def candidate(index: int, structure: Structure, e_above_hull: float, **columns: 
         "is_representative": True,
         "n_duplicates": 0,
         "is_novel": True,
+        "rescored_duplicate_of": None,
         "smact_valid": True,
         "calculator": "chgnet/0.4.2",
         **columns,

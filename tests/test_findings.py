@@ -69,6 +69,7 @@ ROWS = st.lists(
         height=st.none() | st.floats(-1, 1),
         converged=st.none() | st.booleans(),
         is_representative=st.none() | st.booleans(),
+        rescored_duplicate_of=st.none() | st.just("a"),
         is_novel=st.none() | st.booleans(),
         matched_reference_id=st.none() | st.just("NaCl B1"),
     )

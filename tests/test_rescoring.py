@@ -105,7 +105,8 @@ def test_what_the_second_potential_makes_one_crystal_or_a_known_one_is_said(
     rescorer = Rescorer(campaign, setting, rescored, References(campaign, rescored), progress)
     second = rescorer._second_references(["Al-Cu"])
     first = next(iter(rescorer._known().values()))
-    phase = next(row for row in second.rows("Al-Cu") if row["chemical_system"] == "Al-Cu")
+    phases = [row for row in second.rows("Al-Cu") if row["chemical_system"] == "Al"]
+    phase = min(phases, key=lambda row: row["energy_per_atom"])
     known = {
         **first,
         **{name: phase[name] for name in phase if name in first},
