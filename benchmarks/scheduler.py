@@ -197,8 +197,8 @@ def marks_only(n_marks: int, directory: Path) -> None:
     whole = campaign_of(10**9, 2)
     per_cell = 2 * -(-n_marks // grid_size(whole).n_units)
     campaign = Campaign.from_mapping({**whole.resolved(), "samples_per_cell": per_cell})
-    store = Store(str(directory))
-    store.initialise(campaign.resolved(), campaign.fingerprint({}))
+    store, parts = Store(str(directory)), {"calculator": "none"}
+    store.initialise(campaign.resolved(), campaign.fingerprint(parts), parts)
     began = time.perf_counter()
     for part in batched(islice(units(campaign), n_marks), 512):
         rows = [{"status": "filtered", "sample_id": ""}] * 2

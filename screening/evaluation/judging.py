@@ -73,7 +73,9 @@ class JudgingStage:
         candidates = self.relaxation.together(rows)
         share = (time.perf_counter() - began) / len(rows)
         return [
-            self._after_relaxation(replace(verdict, relaxation_s=share), candidate, answer)
+            self._after_relaxation(
+                replace(verdict, relaxed=True, relaxation_s=share), candidate, answer
+            )
             for verdict, candidate in zip(verdicts, candidates, strict=True)
         ]
 
@@ -90,7 +92,6 @@ class JudgingStage:
     def _after_relaxation(
         self, verdict: Verdict, candidate: Mapping[str, Any], answer: Structure
     ) -> Verdict:
-        verdict = replace(verdict, relaxed=True)
         if candidate["status"] == "failed":
             return replace(verdict, error=candidate["error"])
         hit, seconds = self._is_match(candidate, answer)
