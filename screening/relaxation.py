@@ -19,6 +19,7 @@ from ase import Atoms
 from pymatgen.core import Element, Structure
 
 from screening.calculators import load_calculator
+from screening.description import distance_ratio
 from screening.errors import first_line, refuse_another
 from screening.free_coordinates import free_coordinates
 from screening.minimisation import ImpossibleGeometryError, Point, minimise
@@ -46,6 +47,9 @@ FALL = 0.4
 Measured: of crystals that ended among the best, none that such a bound gave up (decision 74)."""
 LOWEST_ENERGY = -20.0
 """eV per atom: nothing real is below (tungsten, the lowest element, has -13)."""
+CLOSEST_CONTACT = 0.5
+"""Shortest distance of a relaxed crystal over the sum of the atoms' covalent radii: known crystals
+have 0.62 and more. Potentials have minima below 0.2, where they were never trained."""
 
 
 class ExplodedError(ImpossibleGeometryError):
@@ -109,7 +113,8 @@ class Descent:
         """Take what the potential says of `asked`, and make a step.
 
         Raises:
-            ExplodedError: if atoms collide, the volume runs away or numbers cease to be finite.
+            ExplodedError: if atoms collide, in the end lie in one another, the volume runs away or
+                numbers cease to be finite.
             Exception: what the potential raised.
         """
         if isinstance(evaluation, Exception):
@@ -141,7 +146,9 @@ class Descent:
             try:
                 lattice, positions = step()
             except StopIteration as end:
-                self.relaxed = self._result(end.value)
+                relaxed = self._result(end.value)
+                _check_contacts(relaxed.structure)
+                self.relaxed = relaxed
                 return
             try:
                 _check_geometry(self._structure(lattice, positions), self._volume)
@@ -390,6 +397,15 @@ def _check_geometry(structure: Structure, initial_volume: float) -> None:
         raise ExplodedError(
             f"exploded: atoms at {distances.min():.2f} Å from one another, closer than "
             f"{SHORTEST_DISTANCE:g} Å"
+        )
+
+
+def _check_contacts(structure: Structure) -> None:
+    ratio = distance_ratio(structure)
+    if ratio < CLOSEST_CONTACT:
+        raise ExplodedError(
+            f"collapsed: atoms at {ratio:.2f} of the sum of their covalent radii, closer than "
+            f"{CLOSEST_CONTACT:g}, which no known crystal has"
         )
 
 

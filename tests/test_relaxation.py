@@ -573,6 +573,17 @@ def test_a_crystal_that_explodes_is_not_returned() -> None:
         relax(ROCK_SALT.to_structure(), RunsAway(), fmax=0.05, max_steps=100)
 
 
+def test_a_crystal_that_collapses_is_not_returned(chgnet: RelaxationStage) -> None:
+    """CHGNet has a minimum with copper 0.43 angstrom from silicon, which must not look like one."""
+    found = chgnet(row_of(Structure(4.0 * np.eye(3), ["Cu", "Si"], [[0, 0, 0], [0, 0, 0.125]])))
+    assert found["status"] == "failed"
+    assert re.fullmatch(
+        r"relaxation: collapsed: atoms at 0\.\d\d of the sum of their covalent radii, closer than "
+        r"0\.5, which no known crystal has",
+        found["error"],
+    )
+
+
 @pytest.mark.parametrize(
     ("energy", "message"), [(np.nan, "not finite"), (-1e4, "which nothing real has")]
 )
