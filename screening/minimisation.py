@@ -73,6 +73,19 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A crystal that a minimisation asks about."""
+
+    lattice: Array
+    """(3, 3) angstrom, rows are vectors."""
+    positions: Array
+    """(n_atoms, 3) Cartesian, angstrom."""
+    expected_fall: float
+    """eV: how far below the lowest point so far the minimum is expected, half the Newton decrement
+    squared (Boyd and Vandenberghe, Convex Optimization, equation 9.30); infinite at first."""
+
+
+@dataclass(frozen=True)
 class Minimum:
     """Where a minimisation ended."""
 
@@ -84,13 +97,13 @@ class Minimum:
 
 def minimise(
     coordinates: FreeCoordinates, fmax: float, max_steps: int
-) -> Generator[tuple[Array, Array], Point, Minimum]:
+) -> Generator[Trial, Point, Minimum]:
     """Lower a crystal's energy until forces and stress are small, its symmetry kept.
 
-    A generator, so that many crystals can go down together: it yields lattice (3, 3) and positions
-    (n_atoms, 3), and is sent what a potential says there, as a point whose forces and stress have
-    the crystal's symmetry. Of a crystal that no potential should be asked about, it is thrown an
-    `ImpossibleGeometryError` instead.
+    A generator, so that many crystals can go down together: it yields trials, and is sent what a
+    potential says there, as a point whose forces and stress have the crystal's symmetry. Of a
+    crystal that no potential should be asked about, it is thrown an `ImpossibleGeometryError`
+    instead.
 
     Args:
         coordinates: the crystal and its free coordinates.
@@ -102,7 +115,7 @@ def minimise(
             shortened. Whatever else is thrown ends the minimisation at once.
     """
     here = np.zeros(coordinates.size)
-    point = yield coordinates.crystal(here)
+    point = yield Trial(*coordinates.crystal(here), expected_fall=np.inf)
     gradient = coordinates.gradient(here, point.forces, point.stress)
     hessian = _CURVATURE * np.eye(coordinates.size)
     noise = _ENERGY_NOISE * len(coordinates.positions)
@@ -110,9 +123,11 @@ def minimise(
     for n_steps in range(max_steps):
         if _is_converged(point, fmax):
             return Minimum(point, converged=True, n_steps=n_steps)
-        step, size = _step(coordinates, hessian, gradient, trust)
+        newton_step = _newton_step(hessian, gradient)
+        step, size = _cut(coordinates, newton_step, trust)
+        expected_fall = -float(gradient @ newton_step) / 2
         try:
-            trial = yield coordinates.crystal(here + step)
+            trial = yield Trial(*coordinates.crystal(here + step), expected_fall)
         except ImpossibleGeometryError:
             if size <= _SMALLEST_TRUST:
                 raise
@@ -133,20 +148,19 @@ def _is_converged(point: Point, fmax: float) -> bool:
     return max(point.max_force, point.max_stress_force) < fmax
 
 
-def _step(
-    coordinates: FreeCoordinates, hessian: Array, gradient: Array, trust: float
-) -> tuple[Array, float]:
-    """Return the quasi-Newton step, cut to the trust radius, and its size in units of it."""
+def _newton_step(hessian: Array, gradient: Array) -> Array:
     curvatures, axes = np.linalg.eigh(hessian)
-    step = -axes @ ((axes.T @ gradient) / np.maximum(curvatures, _SMALLEST_CURVATURE))
+    return np.asarray(-axes @ ((axes.T @ gradient) / np.maximum(curvatures, _SMALLEST_CURVATURE)))
+
+
+def _cut(coordinates: FreeCoordinates, step: Array, trust: float) -> tuple[Array, float]:
+    """Return a step, cut to the trust radius, and its size in units of the longest one."""
     strain, displacement = coordinates.split(step)
     size = max(
         float(np.linalg.norm(displacement, axis=1).max()) / LONGEST_MOVE,
         float(np.abs(np.linalg.eigvalsh(strain)).max()) / LARGEST_STRAIN,
     )
-    if size > trust:
-        return np.asarray(step * (trust / size)), trust
-    return np.asarray(step), size
+    return (step * (trust / size), trust) if size > trust else (step, size)
 
 
 def _updated(hessian: Array, step: Array, change: Array) -> Array:

@@ -228,12 +228,27 @@ def test_minimiser_crosses_a_region_of_negative_curvature() -> None:
     asked = next(steps)
     while True:
         try:
-            asked = steps.send(evaluate(*asked))
+            asked = steps.send(evaluate(asked.lattice, asked.positions))
         except StopIteration as end:
             minimum = end.value
             break
     assert minimum.converged
     assert minimum.point.energy == pytest.approx(-0.25, abs=1e-5)
+
+
+def test_the_expected_fall_is_exact_where_the_curvature_is_known() -> None:
+    """A parabola of 8 eV per square angstrom, which is what the minimiser starts from."""
+    free = coordinates_of(WURTZITE.to_structure())
+    away, curvature = 0.05, 8.0
+    steps = minimise(free, fmax=1e-3, max_steps=50)
+    first = next(steps)
+    assert first.expected_fall == np.inf
+    forces = -curvature * away * free.displacements[0]
+    energy = curvature * away**2 / 2
+    second = steps.send(Point(first.lattice, first.positions, energy, forces, np.zeros((3, 3))))
+    assert second.expected_fall == pytest.approx(energy)
+    moved = np.sum(free.displacements[0] * (second.positions - free.positions))
+    assert moved == pytest.approx(-away)
 
 
 @settings(deadline=None, max_examples=25)
@@ -462,7 +477,7 @@ def test_crystals_go_down_together_as_they_do_alone(chgnet: RelaxationStage) -> 
 def test_what_cannot_come_close_to_the_hull_is_given_up() -> None:
     stage = RelaxationStage(EMT_NAME, fmax=0.01, max_steps=200, give_up_above=0.1)
     stage.setup()
-    row = row_of(LOW_SYMMETRY)
+    row = row_of(CLOSE_PACKED)
     alone = stage(row)
     energy, n_steps = alone["energy_per_atom"], alone["n_steps"]
     reached, missed, hopeless = stage.together(
