@@ -20,7 +20,14 @@ import typer
 
 from screening.errors import RunError, ScreeningError, UserError
 from screening.evaluation.commands import evaluate
-from screening.options import AsJson, Calculator, Checkpoint, RayAddress, SamplerName
+from screening.options import (
+    AsJson,
+    Calculator,
+    Checkpoint,
+    NumSamplers,
+    RayAddress,
+    SamplerName,
+)
 from screening.options import integer as _integer
 from screening.terminal import coloured
 
@@ -113,14 +120,7 @@ def run(
         str | None, typer.Option(metavar="DIR|URI", help="Instead of the campaign's `output`.")
     ] = None,
     address: RayAddress = None,
-    num_samplers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=_integer("--num-samplers", 1),
-            help="Samplers at work at once; as many as fit, without it.",
-        ),
-    ] = None,
+    num_samplers: NumSamplers = None,
 ) -> None:
     """Run a campaign and print the best candidates.
 
@@ -157,6 +157,7 @@ def resume(
         bool, typer.Option("--retry-failed", help="Try what failed once more.")
     ] = False,
     address: RayAddress = None,
+    num_samplers: NumSamplers = None,
 ) -> None:
     """Go on with a campaign that was interrupted.
 
@@ -169,7 +170,9 @@ def resume(
     from screening.pipeline import resume_campaign
 
     try:
-        resume_campaign(results, retry_failed=retry_failed, address=address)
+        resume_campaign(
+            results, retry_failed=retry_failed, address=address, num_samplers=num_samplers
+        )
     except KeyboardInterrupt:
         raise RunError(f"stopped; `screening resume {results}` goes on") from None
     _print_best(results)

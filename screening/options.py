@@ -34,6 +34,14 @@ RayAddress = Annotated[
     str | None,
     typer.Option(metavar="ADDR", help="A Ray cluster to join; without it, one is started here."),
 ]
+NumSamplers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        parser=integer("--num-samplers", 1),
+        help="Samplers at work at once; as many as fit, without it.",
+    ),
+]
 Cores = Annotated[
     int | None,
     typer.Option(

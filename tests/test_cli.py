@@ -317,6 +317,7 @@ SAMPLE = ["sample", "--sites", "Cu=1", "--space-group", "62", "--out", "o.parque
         (["run", "good.yaml", "--num-samplers", "0"], "--num-samplers is '0'; allowed: an integer"),
         (["run", "good.yaml", "--num-samplers", "two"], "--num-samplers is 'two'; allowed"),
         (["resume", "nowhere"], "nowhere holds no campaign"),
+        (["resume", "results", "--num-samplers", "0"], "--num-samplers is '0'; allowed"),
         (["status", "nowhere"], "nowhere holds no campaign"),
         (["status", "http://x"], "must be a path or start with s3://"),
         (["report", "nowhere"], "nowhere holds no campaign"),

@@ -468,7 +468,7 @@ def test_a_run_that_is_stopped_and_then_killed_ends_as_if_nothing_had_happened(
     marks = when_finished(out)
     assert 2 <= len(marks) < N_ALLOY
 
-    process = command("resume", str(out))
+    process = command("resume", str(out), "--num-samplers", "1")
     wait_for_units(process, out, len(marks) + 2)
     process.kill()
     process.communicate(timeout=60)
