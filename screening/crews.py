@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # three cores keep them all in work. All workers reserve fractions: samplers share the cores with as
 # many relaxers as there are cores; what they leave, these use, and when they are done they have it all.
 CPUS_PER_SAMPLER = 1.5
+CPUS_PER_SAMPLER_GIVING_UP = 1.0  # two in three relaxations end early (decision 99)
 RELAXER_CPUS = 0.5
 SAMPLER_CPUS = 0.4
 # Half of a GPU that relaxers use is theirs. While some of them make graphs on their cores, others have
@@ -49,18 +50,20 @@ def relaxation_crew(device: str = "cpu") -> Callable[[int, int], Crew]:
 
 
 def sampling_crew(
-    num_samplers: int | None = None, relaxation_device: str = "cpu"
+    num_samplers: int | None = None, relaxation_device: str = "cpu", gives_up: bool = False
 ) -> Callable[[int, int], Crew]:
     """Return a function from the cores and GPUs of a cluster to its samplers.
 
     Args:
         num_samplers: How many there shall be; if absent, one for each GPU, or where there is none
-            one for each `CPUS_PER_SAMPLER` cores.
+            one for so many cores that samplers and relaxers keep up with each other.
         relaxation_device: ``gpu`` if relaxers have their part of each GPU.
+        gives_up: Whether relaxers give up what cannot come close to the hull.
     """
+    cpus_per_sampler = CPUS_PER_SAMPLER_GIVING_UP if gives_up else CPUS_PER_SAMPLER
 
     def crew(cpus: int, gpus: int) -> Crew:
-        size = num_samplers or gpus or max(1, int(cpus // CPUS_PER_SAMPLER))
+        size = num_samplers or gpus or max(1, int(cpus // cpus_per_sampler))
         whole = 1 - RELAXERS_SHARE if relaxation_device == "gpu" else 1
         share = whole / ceil(size / gpus) if gpus else 0
         return Crew(size, min(SAMPLER_CPUS, SAMPLER_CPUS * cpus / size), share)

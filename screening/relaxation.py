@@ -45,9 +45,9 @@ FALL = 4.0
 """How many times as far as expected a crystal may fall (decision 98)."""
 LOWEST_ENERGY = -20.0
 """eV per atom: nothing real is below (tungsten, the lowest element, has -13)."""
-CLOSEST_CONTACT = 0.5
+CLOSEST_CONTACT = 0.4
 """Shortest distance of a relaxed crystal over the sum of the atoms' covalent radii: known crystals
-have 0.62 and more. Potentials have minima below 0.2, where they were never trained."""
+have 0.43 and more. Potentials have minima below 0.2, where they were never trained."""
 
 
 class ExplodedError(ImpossibleGeometryError):

@@ -240,7 +240,7 @@ class Sweep:
         samplers = cluster.elastic_pool(
             SAMPLERS,
             self._stages.sampling,
-            sampling_crew(num_samplers, self._device),
+            sampling_crew(num_samplers, self._device, self._needs_hulls),
             prepare=self._stages.prepare,
         )
         return samplers, relaxers

@@ -265,6 +265,13 @@ def test_samplers_share_gpus_or_cores(
     assert relaxation_crew()(cpus, gpus) == Crew(cpus, 0.5)
 
 
+def test_there_are_more_samplers_where_relaxations_are_given_up() -> None:
+    crews = [
+        sampling_crew(gives_up=True)(*machine) for machine in [(1, 0), (2, 0), (64, 0), (8, 2)]
+    ]
+    assert crews == [Crew(1, 0.4), Crew(2, 0.4), Crew(64, 0.4), Crew(2, 0.4, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("cpus", "gpus", "relaxers", "samplers"),
     [

@@ -594,7 +594,7 @@ def test_a_crystal_that_collapses_is_not_returned(chgnet: RelaxationStage) -> No
     assert found["status"] == "failed"
     assert re.fullmatch(
         r"relaxation: collapsed: atoms at 0\.\d\d of the sum of their covalent radii, closer than "
-        r"0\.5, which no known crystal has",
+        r"0\.4, which no known crystal has",
         found["error"],
     )
 
