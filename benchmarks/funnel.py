@@ -7,8 +7,8 @@ the end, with the energy and the expected fall noted at each evaluation, and so 
 phases. Then is looked what `relaxation.give_up_above` would have spared: a crystal is given up as soon
 as its lowest energy, less so many times the expected fall, lies so far above the hull. Printed are how
 many times fewer evaluations that takes, and the share of the best distinct candidates that survive: with
-a member of their group, relaxed to the end, within 5 meV per atom of its best. One thread; half an hour
-for the defaults.
+a member of their group, relaxed to the end, within 5 meV per atom of its best. One thread; a quarter
+of an hour for the defaults.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # three cores keep them all in work. All workers reserve fractions: samplers share the cores with as
 # many relaxers as there are cores; what they leave, these use, and when they are done they have it all.
 CPUS_PER_SAMPLER = 1.5
-CPUS_PER_SAMPLER_GIVING_UP = 1.0  # two in three relaxations end early (decision 99)
+CPUS_PER_SAMPLER_GIVING_UP = 1.0  # most relaxations end early (decision 99)
 RELAXER_CPUS = 0.5
 SAMPLER_CPUS = 0.4
 # Half of a GPU that relaxers use is theirs. While some of them make graphs on their cores, others have
