@@ -25,7 +25,8 @@ from torch import Tensor
 
 from model.dataset import read_crystals
 from model.network import NetworkConfig
-from model.training import Trainer, TrainingConfig, draw_levels, perturb, validate
+from model.perturbation import KnownCrystals, perturb
+from model.training import Trainer, TrainingConfig, draw_levels, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,11 +90,12 @@ def run(
     change(trainer)
     generator = torch.Generator().manual_seed(seed)
     random = np.random.default_rng(seed)
+    known = KnownCrystals.of(crystals)
     seconds = []
     for step in range(steps):
-        chosen = random.choice(len(crystals), BATCH, replace=False)
+        chosen = random.choice(len(known), BATCH, replace=False)
         level = draw_levels(BATCH, config, generator)
-        example = perturb(crystals.subset(chosen), levels(level), config.schedule, generator)
+        example = perturb(known.subset(chosen), levels(level), config.schedule, generator)
         began = time.process_time()
         trainer.update(example, step / steps)
         seconds.append(time.process_time() - began)

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from model.lattice import row_product
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,8 +62,8 @@ class Angles:
             ],
             dim=1,
         )
-        read = torch.bmm(self.leaving, at_site[self.site])
-        return read.flatten(0, 1)[self.slot].view(*self.neighbours, -1)
+        read = torch.bmm(self.leaving, at_site.index_select(0, self.site)).flatten(0, 1)
+        return read.index_select(0, self.slot).view(*self.neighbours, -1)
 
 
 def find_angles(graph: Multigraph, degree: int) -> Angles:
@@ -71,7 +74,7 @@ def find_angles(graph: Multigraph, degree: int) -> Angles:
     """
     n_sites, n_neighbours = graph.neighbour.shape
     units = graph.vectors / graph.distances[..., None]
-    back = -torch.einsum("nkxy,nkx->nky", graph.rotation, units)
+    back = -row_product(units, graph.rotation)
     harmonics = spherical_harmonics(torch.stack([units, back]), degree)
 
     neighbour = graph.neighbour.flatten()
@@ -132,14 +135,16 @@ def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
         risen = ((2 * n - 1) * z[..., None] * last - (n - 1 + m) * before) / (n - m)
         highest = torch.full_like(last[..., :1], float(math.prod(range(2 * n - 1, 0, -2))))
         before, last = torch.cat([last, zero[..., None]], -1), torch.cat([risen, highest], -1)
-        scaled = last * z.new_tensor(_normalisation(n))
+        scaled = last * _normalisation(n, z.dtype, z.device)
         harmonics += [scaled * cosines[..., : n + 1], scaled[..., 1:] * sines[..., 1 : n + 1]]
     return torch.cat(harmonics, dim=-1)
 
 
-def _normalisation(degree: int) -> list[float]:
+@lru_cache(maxsize=64)
+def _normalisation(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Of the orders from 0 to the degree n: root of ``(2 - [m = 0]) (n - m)! / (n + m)!``."""
-    return [
+    factors = [
         math.sqrt((1 if m == 0 else 2) * math.factorial(degree - m) / math.factorial(degree + m))
         for m in range(degree + 1)
     ]
+    return torch.tensor(factors, dtype=dtype, device=device)

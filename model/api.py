@@ -92,12 +92,10 @@ def load_model(checkpoint: str = "default", device: str = "auto") -> CrystalMode
     Raises:
         CheckpointError: If the file is missing or is not a checkpoint.
     """
-    import torch
-
     from model.checkpoint import load_checkpoint
+    from model.device import chosen_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     return CrystalModel(load_checkpoint(checkpoint, device), device)
 
 

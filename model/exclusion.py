@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from model.lattice import column_product
 from model.network import Noise
 from model.repeatable import rounded
 
@@ -33,6 +34,8 @@ CONTACT = 0.7
 SMALLEST_RADIUS = 0.35
 """Angstrom. Hydrogen's own would allow what no molecule does."""
 _SMALL = 1e-3
+_FULL_WEIGHT = 0.1
+"""Of an edge, from which on its overlap counts fully."""
 
 
 class Exclusive:
@@ -48,7 +51,7 @@ class Exclusive:
         scene = self.network.look(batch, frac_coords, l3, level)
         noise = self.network.judge(batch, scene, l3, level)
         sigma = self.network.schedule.position_sigma(level)[batch.system]
-        radii = self.contact * covalent_radii(noise.positions.dtype).to(sigma.device)
+        radii = self.contact * covalent_radii(sigma.dtype, sigma.device)
         radii = radii.clamp(min=SMALLEST_RADIUS)[batch.atomic_numbers]
         apart = keep_apart(scene.graph, scene.displaced, noise.positions, sigma, radii)
         return Noise(apart, noise.lengths)
@@ -70,16 +73,18 @@ def keep_apart(
     itself = torch.arange(n_sites, device=noise.device)[:, None]
     contact = radii[:, None] + radii[graph.neighbour]
     # Two sites on one special position are told apart by how they missed it.
-    there = torch.einsum("nkxy,nky->nkx", graph.rotation, displaced[graph.neighbour])
+    there = column_product(graph.rotation, displaced[graph.neighbour])
     vectors = graph.vectors + there - displaced[:, None]
     distances = vectors.norm(dim=-1).clamp(min=_SMALL)
     units = vectors / distances[..., None]
-    overlaps = (graph.neighbour != itself) & (distances < contact) & (graph.weights > 0)
+    overlaps = (graph.neighbour != itself) & (distances < contact)
 
-    moved = torch.einsum("nkxy,nky->nkx", graph.rotation, noise[graph.neighbour]) - noise[:, None]
+    moved = column_product(graph.rotation, noise[graph.neighbour]) - noise[:, None]
     foreseen = distances - sigma[:, None] * (moved * units).sum(dim=-1)
     least = contact * langevin_function(contact * distances / (2.0 * sigma[:, None].square()))
-    lacking = torch.where(overlaps, (least - foreseen).clamp(min=0.0), 0.0)
+    # Which neighbour is a site's last may hang on rounding: the last ones count for less.
+    counts = (graph.weights / _FULL_WEIGHT).clamp(max=1.0)
+    lacking = torch.where(overlaps, counts * (least - foreseen).clamp(min=0.0), 0.0)
     return noise + (0.5 * lacking / sigma[:, None]).unsqueeze(-1).mul(units).sum(dim=1)
 
 
@@ -90,8 +95,8 @@ def langevin_function(x: Tensor) -> Tensor:
 
 
 @cache
-def covalent_radii(dtype: torch.dtype) -> Tensor:
+def covalent_radii(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the radii of Cordero et al. (2008) by atomic number, angstrom."""
     from ase.data import covalent_radii as radii  # noqa: PLC0415 - only needed to sample
 
-    return torch.as_tensor(radii, dtype=dtype)
+    return torch.as_tensor(radii, dtype=dtype, device=device)

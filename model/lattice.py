@@ -50,6 +50,22 @@ def lattice_from_l3(l3: Tensor, directions: Tensor) -> Tensor:
     return lengths_from_l3(l3)[:, :, None] * directions.to(l3.dtype)
 
 
+def row_product(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Return rows (..., 3) times matrices (..., 3, 3), one each.
+
+    Products of matrices from libraries are made for large ones: on a GPU a million of these take
+    fifty times as long.
+    """
+    x, y, z = rows[..., None].unbind(-2)
+    first, second, third = matrices.unbind(-2)
+    return x * first + y * second + z * third
+
+
+def column_product(matrices: Tensor, columns: Tensor) -> Tensor:
+    """Return matrices (..., 3, 3) times columns (..., 3), one each."""
+    return row_product(columns, matrices.mT)
+
+
 def untie(free: Tensor, ties: Tensor) -> Tensor:
     """Give each of a, b, c its free length: (n_systems, 3) from (n_systems, 3) by index."""
     return torch.gather(free, 1, ties)
@@ -86,7 +102,7 @@ def distance_gradient(
     Returns:
         (n_edges, 3) gradient, zero where the family has fewer free lengths.
     """
-    along = torch.einsum("emx,ex->em", directions, vectors)
+    along = column_product(directions, vectors)
     slope = rounded(torch.sigmoid, l3 / SOFTPLUS_SCALE)
     gradient = frac_vectors * along / distances[:, None] * slope
     return torch.zeros_like(gradient).scatter_add_(1, ties, gradient)

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.lattice import lattice_from_l3, unit_vectors
+from model.lattice import column_product, lattice_from_l3, row_product, unit_vectors
 from model.repeatable import rounded
 from model.symmetry import space_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 _SAME_POINT = 1e-6
 """Square angstrom. A neighbour of the same site that is closer than its root is the site."""
@@ -54,6 +56,36 @@ class SymmetryTables:
     """(n_positions,)."""
     image_count: Tensor
     """(n_positions,)."""
+
+    def to(self, device: torch.device | str) -> SymmetryTables:
+        """Return the tables on another device."""
+        return SymmetryTables(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Room:
+    """How long a batch's lists may become, so that a GPU need not be asked how long they are.
+
+    A list is as long as it can be; what is beyond its end takes part in nothing. Only the number of
+    candidates for neighbours has no bound that is known before. Where there were more than there is
+    room for, results are worthless and have to be made again with more.
+    """
+
+    special: int
+    """Special positions that sites may lie on, exactly."""
+    images: int
+    """Images of sites."""
+    pairs: int
+    """Pairs of a site and an image."""
+    candidates: int
+    """Pairs in all cells around that may be neighbours."""
+    wanted: Tensor
+    """() the most candidates that there have been."""
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether there were more candidates than room; waits for the device."""
+        return int(self.wanted) > self.candidates
 
 
 @lru_cache(maxsize=64)
@@ -105,6 +137,11 @@ class Batch:
     """(n_sites,) structure of each site, ascending."""
     atomic_numbers: Tensor
     """(n_sites,)."""
+    list_lengths: NDArray[np.int64]
+    """(n_systems, 3) on the host: special positions, images and pairs of them that each structure's
+    sites have at most."""
+    room: Room | None = None
+    """Where it is given, the device is never asked how long a list is."""
 
     @property
     def n_systems(self) -> int:
@@ -131,16 +168,24 @@ class Batch:
             directions=self.directions[first:end],
             system=self.system[sites] - first,
             atomic_numbers=self.atomic_numbers[sites],
+            list_lengths=self.list_lengths[first:end],
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        tables = replace(
-            self.tables,
-            **{f.name: getattr(self.tables, f.name).to(device) for f in fields(self.tables)},
-        )
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)[1:]}
-        return Batch(tables=tables, **moved)
+        """Return the batch on another device, without room."""
+        tensors = {
+            f.name: getattr(self, f.name).to(device)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, tables=self.tables.to(device), room=None, **tensors)
+
+    def with_room(self, candidates_per_site: int) -> Batch:
+        """Return the batch with room for so many candidates for neighbours of a site, in the mean."""
+        special, images, pairs = self.list_lengths.sum(axis=0).tolist()
+        wanted = torch.zeros((), dtype=torch.int64, device=self.system.device)
+        room = Room(special, images, pairs, candidates_per_site * self.n_sites, wanted)
+        return replace(self, room=room)
 
 
 def make_batch(
@@ -160,15 +205,21 @@ def make_batch(
     numbers = tuple(sorted({*space_groups, *tables_of}))
     groups = [space_group(number) for number in space_groups]
     hexagonal = torch.tensor([group.crystal_family == "hexagonal" for group in groups])
-    counts = torch.tensor([len(sites) for sites in atomic_numbers])
+    counts = np.array([len(sites) for sites in atomic_numbers])
+    places = {number: place for place, number in enumerate(numbers)}
+    tables = symmetry_tables(numbers, dtype)
+    group = torch.tensor([places[number] for number in space_groups])
+    n_special = tables.position_count[group].numpy()
+    n_images = np.array([group.order for group in groups]) * counts
     return Batch(
-        tables=symmetry_tables(numbers, dtype),
+        tables=tables,
         space_group=torch.tensor(list(space_groups)),
-        group=torch.tensor([numbers.index(number) for number in space_groups]),
+        group=group,
         ties=torch.tensor([group.length_ties for group in groups]),
         directions=unit_vectors(hexagonal).to(dtype),
-        system=torch.repeat_interleave(torch.arange(len(groups)), counts),
+        system=torch.as_tensor(np.repeat(np.arange(len(groups)), counts)),
         atomic_numbers=torch.tensor([z for sites in atomic_numbers for z in sites]),
+        list_lengths=np.stack([n_special * counts, n_images, n_images * counts], axis=1),
     )
 
 
@@ -201,9 +252,10 @@ def merge_sites(
     wrap = torch.floor(frac_coords)
     wrapped = frac_coords - wrap
     group = batch.group[batch.system]
-    site, candidate = ragged(tables.position_start[group], tables.position_count[group])
+    start, count = tables.position_start[group], tables.position_count[group]
+    site, candidate = ragged(start, count, batch.room.special if batch.room else None)
     moved = apply_affine(tables.positions[candidate], wrapped[site])
-    offset = torch.einsum("nx,nxy->ny", moved - wrapped[site], lattice[batch.system[site]])
+    offset = row_product(moved - wrapped[site], lattice[batch.system[site]])
     distance = offset.square().sum(1).sqrt()
     # The general position, first of each group, is always admitted: its distance is zero.
     admitted = distance <= merge_radius[site]
@@ -254,53 +306,67 @@ def build_multigraph(
         n_neighbours: slots per site; the last one's distance is the site's cutoff.
         cutoff: angstrom; no neighbour is farther away.
     """
-    tables, system = batch.tables, batch.system
+    tables, system, room = batch.tables, batch.system, batch.room
     # Images of every site under the operations that make its orbit.
-    owner, image = ragged(tables.image_start[merged.position], merged.multiplicity)
+    start = tables.image_start[merged.position]
+    owner, image = ragged(start, merged.multiplicity, room.images if room else None)
     operation = tables.images[image]
     image_coords = apply_affine(tables.operations[operation], merged.frac_coords[owner])
-    n_images = _count(system[owner], batch.n_systems)
+    n_images = _sum(merged.multiplicity, system, batch.n_systems)
     radius = _search_radius(lattice, n_images, n_neighbours, cutoff)
 
     # Pairs of a site and an image of the same structure, by the shortest fractional difference.
     first_image = torch.cumsum(n_images, 0) - n_images
-    site, pair_image = ragged(first_image[system], n_images[system])
+    site, pair_image = ragged(first_image[system], n_images[system], room.pairs if room else None)
     difference = image_coords[pair_image] - merged.frac_coords[site]
     difference = difference - torch.round(difference)
 
     # Whole cells around, as far as the radius reaches across the cell's faces.
-    reach = (radius[:, None] * _inverse_heights(lattice))[system[site]]
+    inverse = inverted(lattice)
+    reach = (radius[:, None] * _inverse_heights(inverse))[system[site]]
     lowest = torch.ceil(-reach - difference)
-    n_shifts = (torch.floor(reach - difference) - lowest + 1.0).clamp(min=0.0).to(torch.int64)
-    pair, running = ragged(torch.zeros_like(site), n_shifts.prod(dim=1))
+    # Where a structure is not finite any more the number of cells must be, for the others' sake.
+    n_shifts = (torch.floor(reach - difference) - lowest + 1.0).clamp(min=0.0).nan_to_num(nan=1.0)
+    n_shifts = n_shifts.to(torch.int64)
+    n_cells = n_shifts.prod(dim=1)
+    if room:
+        n_cells = n_cells * _inside(n_cells, n_images[system].sum())
+        room.wanted.copy_(torch.maximum(room.wanted, n_cells.sum()))
+    pair, running = ragged(torch.zeros_like(site), n_cells, room.candidates if room else None)
     pair_system = system[site[pair]]
-    shift = lowest[pair] + _decode(running, n_shifts[pair])
+    shift = lowest[pair] + _decode(running, n_shifts[pair].clamp(min=1))
     frac_vectors = difference[pair] + shift
-    vectors = torch.einsum("nx,nxy->ny", frac_vectors, lattice[pair_system])
+    vectors = row_product(frac_vectors, lattice[pair_system])
     squared = vectors.square().sum(1)
 
     # A site is not its own neighbour.
     itself = (site[pair] == owner[pair_image[pair]]) & (squared < _SAME_POINT)
-    kept = torch.nonzero((squared < radius[pair_system].square()) & ~itself)[:, 0]
-    order, slot = _nearest(site[pair[kept]], squared[kept].sqrt(), batch.n_sites)
-    kept = kept[order][slot < n_neighbours]
-    slot = slot[slot < n_neighbours]
-    rows = site[pair[kept]]
+    far = squared >= radius[pair_system].square()
+    near = ~(far | itself)
+    if room:
+        near = near & _inside(near, n_cells.sum())
+        candidate = torch.arange(len(near), device=near.device)
+    else:
+        candidate = torch.nonzero(~far)[:, 0]
+    distance = torch.where(near, squared.sqrt(), torch.inf)[candidate]
+    taken, is_filled = _nearest(site[pair[candidate]], distance, batch.n_sites, n_neighbours)
+    taken = candidate[taken]
 
     def slots(values: Tensor, empty: float) -> Tensor:
-        shape = (batch.n_sites, n_neighbours, *values.shape[1:])
-        filled = torch.full(shape, empty, dtype=values.dtype, device=values.device)
-        filled[rows, slot] = values
-        return filled
+        shape = (*is_filled.shape, *(1 for _ in values.shape[1:]))
+        return torch.where(is_filled.view(shape), values[taken], empty)
 
-    distances = slots(squared[kept].sqrt().clamp(min=1e-3), 2.0 * cutoff)
+    distances = slots(squared.sqrt().clamp(min=1e-3), 2.0 * cutoff)
     limit = torch.minimum(distances[:, -1], radius[system])
-    fractional_rotation = tables.operations[operation[pair_image[pair[kept]]], :, :3]
+    edge_image = pair_image[pair[taken]]
+    rotation = tables.operations[operation[edge_image], :, :3]
+    columns = lattice.mT
+    rotation = columns[system][:, None] @ rotation @ inverted(columns)[system][:, None]
     return Multigraph(
-        neighbour=slots(owner[pair_image[pair[kept]]], 0),
-        rotation=slots(_cartesian(fractional_rotation, lattice[pair_system[kept]]), 0.0),
-        frac_vectors=slots(frac_vectors[kept], 0.0),
-        vectors=slots(vectors[kept], 0.0),
+        neighbour=torch.where(is_filled, owner[edge_image], 0),
+        rotation=torch.where(is_filled[..., None, None], rotation, 0.0),
+        frac_vectors=slots(frac_vectors, 0.0),
+        vectors=slots(vectors, 0.0),
         distances=distances,
         weights=_envelope(distances / limit[:, None]),
     )
@@ -322,40 +388,54 @@ def _search_radius(lattice: Tensor, n_images: Tensor, n_neighbours: int, cutoff:
     return (_CUTOFF_MARGIN * holds).clamp(max=cutoff)
 
 
-def _inverse_heights(lattice: Tensor) -> Tensor:
+def _inverse_heights(inverse: Tensor) -> Tensor:
     """One over the distances between opposite faces of the cells, (n_systems, 3)."""
-    inverse: Tensor = torch.linalg.inv(lattice)
     return inverse.square().sum(dim=1).sqrt()
 
 
-def _cartesian(rotation: Tensor, lattice: Tensor) -> Tensor:
-    """Turn rotations of fractional columns into rotations of Cartesian columns."""
-    transposed = lattice.transpose(1, 2)
-    inverse: Tensor = torch.linalg.inv(transposed)
-    return transposed @ rotation @ inverse
+def inverted(matrices: Tensor) -> Tensor:
+    """Return inverse matrices without asking the device whether there are any."""
+    inverse: Tensor = torch.linalg.inv_ex(matrices).inverse
+    return inverse
 
 
 def apply_affine(affine: Tensor, points: Tensor) -> Tensor:
     """Apply operations (n, 3, 4), a matrix and a shift each, to points (n, 3)."""
-    return torch.einsum("nij,nj->ni", affine[:, :, :3], points) + affine[:, :, 3]
+    return column_product(affine[:, :, :3], points) + affine[:, :, 3]
 
 
-def _count(index: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add_(
-        0, index, torch.ones_like(index)
-    )
+def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=values.dtype, device=values.device).index_add_(0, index, values)
 
 
-def ragged(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _inside(entries: Tensor, length: Tensor) -> Tensor:
+    """Whether each entry of a list is one of the first ``length``."""
+    return torch.arange(len(entries), device=entries.device) < length
+
+
+def ragged(start: Tensor, count: Tensor, room: int | None = None) -> tuple[Tensor, Tensor]:
     """Enumerate ``start[i], start[i] + 1, ...`` (``count[i]`` of them) for every i.
+
+    Args:
+        start: (n,) of integers.
+        count: (n,) of integers.
+        room: the length of the result, where the device shall not be asked for it: entries are
+            dropped beyond it, and what is missing is filled up with zeros in the last row.
 
     Returns:
         the i of each entry, and the entry.
     """
-    row = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    first = torch.cumsum(count, 0) - count
-    within = torch.arange(len(row), device=count.device) - first[row]
-    return row, start[row] + within
+    end = torch.cumsum(count, 0)
+    if room is None:
+        row = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    else:
+        running = torch.arange(room, device=count.device)
+        row = torch.searchsorted(end, running, right=True).clamp(max=len(count) - 1)
+    within = torch.arange(len(row), device=count.device) - (end - count)[row]
+    entry = start[row] + within
+    if room is not None:
+        entry = torch.where(within < count[row], entry, 0)
+    return row, entry
 
 
 def _decode(running: Tensor, width: Tensor) -> Tensor:
@@ -365,11 +445,18 @@ def _decode(running: Tensor, width: Tensor) -> Tensor:
     return torch.stack([rest // width[:, 1], rest % width[:, 1], c], dim=1)
 
 
-def _nearest(row: Tensor, distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Sort entries by row and then by distance; also return each entry's rank in its row."""
+def _nearest(row: Tensor, distance: Tensor, n_rows: int, n_nearest: int) -> tuple[Tensor, Tensor]:
+    """Find the entries of each row with the smallest finite distances, in their order.
+
+    Returns:
+        (n_rows, n_nearest) entries, and whether there is one.
+    """
     by_distance = torch.argsort(distance, stable=True)
     order = by_distance[torch.argsort(row[by_distance], stable=True)]
-    count = _count(row, n_rows)
-    first = torch.cumsum(count, 0) - count
-    rank = torch.arange(len(order), device=row.device) - first[row[order]]
-    return order, rank
+    sorted_row = row[order]
+    wanted = torch.arange(n_rows, device=row.device)[:, None]
+    first = torch.searchsorted(sorted_row, wanted)
+    place = first + torch.arange(n_nearest, device=row.device)
+    place = place.clamp(max=len(order) - 1)
+    nearest = order[place]
+    return nearest, (sorted_row[place] == wanted) & distance[nearest].isfinite()

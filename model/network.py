@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.angles import find_angles
-from model.lattice import distance_gradient
+from model.lattice import distance_gradient, row_product
 from model.multigraph import build_multigraph, merge_sites
 from model.repeatable import Dense, rounded
 
@@ -228,8 +228,8 @@ class ScoreNetwork(nn.Module):
         graph = build_multigraph(
             batch, merged, lattice, self.config.n_neighbours, self.config.cutoff
         )
-        displaced = torch.einsum(
-            "nx,nxy->ny", frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
+        displaced = row_product(
+            frac_coords - merged.frac_coords - merged.wrap, lattice[batch.system]
         )
         angles = find_angles(graph, self.config.n_spherical - 1)
         return Scene(lattice, merged, displaced, graph, angles)
@@ -270,7 +270,7 @@ class ScoreNetwork(nn.Module):
         of_site = torch.cat([of_system[batch.system], filled[:, None]], dim=1)
         node: Tensor = (
             self.element(batch.atomic_numbers)
-            + self.group(batch.space_group)[batch.system]
+            + self.group(batch.space_group).index_select(0, batch.system)
             + self.surroundings(of_site)
         )
         return node
@@ -280,7 +280,9 @@ class ScoreNetwork(nn.Module):
         radial = self._radial_basis(scene.graph)
         embedded = functional.silu(self.embed_distance(radial))
         embedded = embedded + self.embed_site(node)[:, None]
-        from_neighbour = self.embed_neighbour(node)[scene.graph.neighbour]
+        neighbour = scene.graph.neighbour
+        from_neighbour = self.embed_neighbour(node).index_select(0, neighbour.flatten())
+        from_neighbour = from_neighbour.view(*neighbour.shape, -1)
         x = functional.silu(self.embed(functional.silu(embedded + from_neighbour)))
         config = self.config
         sizes = (config.n_blocks, config.n_angular_basis, config.n_spherical, -1)

@@ -12,6 +12,7 @@ sampled together with.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from model.crystal import AsymmetricUnit
+from model.device import to_device
 from model.exclusion import Exclusive
-from model.lattice import free_mask, lengths_from_l3, untie
+from model.lattice import free_mask, lengths_from_l3, row_product, untie
+from model.multigraph import inverted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
     from model.noise import NoiseSchedule
 
 _STEPS_DRAWN_AT_ONCE = 32
-VERSION = 5
+VERSION = 6
 """Raised when the same seeds give other samples."""
+_CANDIDATES_PER_SITE = 256
+"""Room on a GPU. Batches of several cells have 130 to 140 candidates for neighbours of each site."""
 _DECISIVE_LEVEL, _DECISIVE_WIDTH = 0.67, 0.2
 """Around 0.57 angstrom, from 0.2 to 1.6: with less noise a known crystal is found again nearly
 always, with more its Wyckoff positions cannot be told yet."""
@@ -97,7 +102,7 @@ class NoiseStream:
         return untie(lengths, self._ties)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=self._dtype, device=self._ties.device)
+        return to_device(torch.as_tensor(values, dtype=self._dtype), self._ties.device)
 
 
 def initial_state(
@@ -332,8 +337,8 @@ def _ancestral_step(sigma: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
 
 def _moved(batch: Batch, state: State, positions: Tensor, lengths: Tensor) -> State:
     """Displace sites (angstrom) in the present cell, then change the free lengths (L3)."""
-    inverse = torch.linalg.inv(batch.lattice(state.l3))[batch.system]
-    frac_coords = state.frac_coords + torch.einsum("nx,nxy->ny", positions, inverse)
+    inverse = inverted(batch.lattice(state.l3))[batch.system]
+    frac_coords = state.frac_coords + row_product(positions, inverse)
     l3 = (state.l3 + untie(lengths, batch.ties)).clamp(-LARGEST_L3, LARGEST_L3)
     return State(frac_coords, l3)
 
@@ -401,14 +406,27 @@ def sample(
         Crystals whose sites lie exactly on Wyckoff positions. A crystal that diverged has
         coordinates or lengths that are not finite.
     """
-    schedule = model.network.schedule
-    stream = NoiseStream(seeds, batch)
-    state = initial_state(batch, model.length_prior, schedule, stream)
-    run = SAMPLERS[sampler_name(sampler)]
-    state = run(Exclusive(model.network), batch, state, schedule, stream, **options)
+    state = _final_state(model, batch, seeds, partial(SAMPLERS[sampler_name(sampler)], **options))
     lengths = lengths_from_l3(state.l3).double().cpu().numpy()
     n_sites = torch.bincount(batch.system, minlength=batch.n_systems).tolist()
     coords = np.split(state.frac_coords.double().cpu().numpy(), np.cumsum(n_sites)[:-1])
     numbers = np.split(batch.atomic_numbers.cpu().numpy(), np.cumsum(n_sites)[:-1])
     crystals = zip(batch.space_group.tolist(), lengths, coords, numbers, strict=True)
     return [AsymmetricUnit(*crystal).settled() for crystal in crystals]
+
+
+def _final_state(
+    model: ScoreModel, batch: Batch, seeds: Sequence[int], run: Callable[..., State]
+) -> State:
+    """Run a sampler. A GPU gets room for all lists, and is asked once whether it was enough."""
+    schedule = model.network.schedule
+    per_site = _CANDIDATES_PER_SITE
+    while True:
+        if batch.system.device.type != "cpu":
+            batch = batch.with_room(per_site)
+        stream = NoiseStream(seeds, batch)
+        state = initial_state(batch, model.length_prior, schedule, stream)
+        state = run(Exclusive(model.network), batch, state, schedule, stream)
+        if batch.room is None or not batch.room.is_exceeded:
+            return state
+        per_site *= 2

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +22,12 @@ from torch import Tensor, distributed
 
 from model.checkpoint import ScoreModel, load_checkpoint, save_checkpoint, write_beside
 from model.dataset import DataError, read_crystals
+from model.device import chosen_device
 from model.elements import PeriodicElements
-from model.lattice import free_mask, l3_from_lengths, untie
 from model.length_prior import fit_length_prior
-from model.multigraph import Batch, apply_affine, make_batch, ragged
 from model.network import NetworkConfig, ScoreNetwork
-from model.noise import NoiseSchedule, posterior_displacement
+from model.noise import NoiseSchedule
+from model.perturbation import KnownCrystals, perturb
 from model.widening import widened
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from model.dataset import Crystals
-    from model.network import Noise
+    from model.perturbation import Example
 
 _LOG = logging.getLogger(__name__)
 
 _N_VALIDATION = 1000
+_CANDIDATES_PER_SITE = 256
+"""Room on a GPU for candidates for neighbours of a site, in a step's mean, where 140 are usual."""
 _BETWEEN_RANKS = 2**40
 """Between the seeds of two processes that train together: more than there are steps."""
 DECIDING_SIGMA = (0.3, 1.5)
@@ -68,6 +70,8 @@ class TrainingConfig:
     """Share of noise levels drawn from where sites find their Wyckoff positions alone."""
     max_sites: int = 12
     """Crystals with more sites are left out."""
+    compiled: bool = False
+    """Whether torch compiles the network first, which takes a minute; for GPUs."""
     save_every: float = 60.0
     """Seconds between two states on disk."""
     seed: int = 0
@@ -93,7 +97,7 @@ class TrainingConfig:
                 message = f"training configuration: unknown key {key!r}"
                 raise ValueError(message)
             for key, value in given.items():
-                if not isinstance(value, (int, float)) or key == "seed":
+                if not isinstance(value, (int, float)) or key in ("seed", "compiled"):
                     continue
                 if key == "deciding_share":
                     if not 0 <= value <= 1:
@@ -112,104 +116,17 @@ class TrainingConfig:
         return config
 
 
-@dataclass(frozen=True)
-class Example:
-    """Noisy structures and the noise that the network should find in them."""
-
-    batch: Batch
-    frac_coords: Tensor
-    l3: Tensor
-    level: Tensor
-    position_noise: Tensor
-    """(n_sites, 3) in units of its standard deviation."""
-    length_noise: Tensor
-    """(n_systems, 3) of the free lengths, zero where there are fewer."""
-
-    def to(self, device: torch.device | str) -> Example:
-        """Return the example on another device."""
-        return Example(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
-    def errors(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Mean squared errors of an estimate per structure, of positions and of lengths.
-
-        Times sigma^2 these are the terms of the paper's loss (equation 6), per coordinate.
-        """
-        of_site = (noise.positions - self.position_noise).square().mean(dim=1)
-        n_sites = torch.bincount(self.batch.system, minlength=self.batch.n_systems)
-        of_system = torch.zeros_like(self.level).index_add(0, self.batch.system, of_site)
-        free = free_mask(self.batch.ties)
-        of_lengths = (noise.lengths - self.length_noise).square() * free
-        return of_system / n_sites, of_lengths.sum(dim=1) / free.sum(dim=1)
-
-
-def perturb(
-    crystals: Crystals,
-    level: Tensor,
-    schedule: NoiseSchedule,
-    generator: torch.Generator,
-    tables_of: Sequence[int] = (),
-) -> Example:
-    """Add noise to clean crystals.
-
-    Cell lengths change first; positions keep their fractional coordinates and are then moved in
-    the new cell, as happens while sampling.
-
-    Args:
-        crystals: clean crystals.
-        level: (n_crystals,) noise levels in [0, 1].
-        schedule: standard deviations at each level.
-        generator: source of the noise.
-        tables_of: see ``make_batch``.
-    """
-    ends = np.cumsum(crystals.n_sites)
-    sites = [z.tolist() for z in np.split(crystals.atomic_numbers, ends[:-1])]
-    batch = make_batch(crystals.space_groups.tolist(), sites, level.dtype, tables_of)
-    free = free_mask(batch.ties)
-    length_noise = torch.randn(batch.n_systems, 3, generator=generator) * free
-    clean_l3 = l3_from_lengths(torch.as_tensor(crystals.lengths)).to(level.dtype)
-    l3 = clean_l3 + untie(schedule.length_sigma(level)[:, None] * length_noise, batch.ties)
-    lattice = batch.lattice(l3)
-
-    sigma = schedule.position_sigma(level)[batch.system]
-    clean = torch.as_tensor(crystals.frac_coords, dtype=level.dtype)
-    drawn = torch.randn(batch.n_sites, 3, generator=generator)
-    inverse = torch.linalg.inv(lattice)[batch.system]
-    moved = clean + torch.einsum("nx,nxy->ny", sigma[:, None] * drawn, inverse)
-    expected = _expected_noise(batch, clean, moved, lattice, sigma)
-    # Only the nearest image under each operation is summed over. Where the noise went farther
-    # than half a cell, what was drawn is itself an unbiased target.
-    near = torch.round(moved - clean).abs().amax(dim=1) == 0
-    position_noise = torch.where(near[:, None], expected, drawn)
-    return Example(batch, moved, l3, level, position_noise, length_noise)
-
-
-def _expected_noise(
-    batch: Batch, clean: Tensor, moved: Tensor, lattice: Tensor, sigma: Tensor
-) -> Tensor:
-    """Noise expected from the images of each clean site that are nearest to the moved one."""
-    tables = batch.tables
-    general = tables.position_start[batch.group[batch.system]]
-    site, image = ragged(tables.image_start[general], tables.image_count[general])
-    images = apply_affine(tables.operations[tables.images[image]], clean[site])
-    difference = images - moved[site]
-    difference = difference - torch.round(difference)
-    displacements = torch.einsum("nx,nxy->ny", difference, lattice[batch.system[site]])
-    mean = posterior_displacement(displacements, sigma, site, batch.n_sites)
-    return -mean / sigma[:, None]
-
-
 @torch.no_grad()
 def validate(network: ScoreNetwork, crystals: Crystals, seed: int = 1) -> list[dict[str, float]]:
     """Return the loss of both scores at ten noise levels, beside that of the zero predictor."""
-    device = next(network.parameters()).device
+    known = KnownCrystals.of(crystals, device=next(network.parameters()).device)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for value in _VALIDATION_LEVELS:
         sums = torch.zeros(4)
         for chosen in np.array_split(np.arange(len(crystals)), max(1, len(crystals) // 100)):
             level = torch.full((len(chosen),), value)
-            example = perturb(crystals.subset(chosen), level, network.schedule, generator)
-            example = example.to(device)
+            example = perturb(known.subset(chosen), level, network.schedule, generator)
             noise = network(example.batch, example.frac_coords, example.l3, example.level)
             zero = type(noise)(torch.zeros_like(noise.positions), torch.zeros_like(noise.lengths))
             losses = (*example.errors(noise), *example.errors(zero))
@@ -249,7 +166,20 @@ class Trainer:
         self.average = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
         # For the time of the training: the average, which is shipped, has one vector per element.
         self.network.element = PeriodicElements(self.network.element).to(self.device)  # type: ignore[assignment]
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate)
+        on_gpu = self.device.type == "cuda"
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), config.learning_rate, fused=on_gpu
+        )
+        # Of the elements the average has the sums, of which the network has the parts.
+        self._averaged = [
+            (mean, self.network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+            for name, mean in self.average.named_parameters()
+        ]
+        self._candidates_per_site = _CANDIDATES_PER_SITE if on_gpu else None
+        self._judge = self.network.judge
+        if config.compiled:
+            self._judge = torch.compile(self.network.judge, dynamic=True)
+        self._cramped = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step = 0
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
@@ -261,15 +191,20 @@ class Trainer:
             share = max(share, self.seconds / (60.0 * self.config.minutes))
         return min(share, 1.0)
 
-    def update(self, example: Example, progress: float) -> tuple[float, float]:
-        """Take one step; return the two losses."""
+    def update(self, example: Example, progress: float) -> Tensor:
+        """Take one step; return the two losses, for which nobody has waited yet."""
         config = self.config
         rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
         rate *= min(1.0, (self.step + 1) / config.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        example = example.to(self.device)
-        noise = self.network(example.batch, example.frac_coords, example.l3, example.level)
+        batch = example.batch
+        if self._candidates_per_site is not None:
+            batch = batch.with_room(self._candidates_per_site)
+        scene = self.network.look(batch, example.frac_coords, example.l3, example.level)
+        if batch.room:
+            self._cramped += batch.room.wanted > batch.room.candidates
+        noise = self._judge(example.batch, scene, example.l3, example.level)
         position, length = (errors.mean() for errors in example.errors(noise))
         self.optimiser.zero_grad()
         self.objective(position, length).backward()
@@ -279,11 +214,18 @@ class Trainer:
         self.step += 1
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, mean in self.average.named_parameters():
-                # Of the elements the average has the sums, of which the network has the parts.
-                value = self.network.get_submodule(name.rpartition(".")[0])
-                mean.lerp_(getattr(value, name.rpartition(".")[2]), 1.0 - decay)
-        return float(position.detach()), float(length.detach())
+            means: list[Tensor] = [mean for mean, _, _ in self._averaged]
+            values = [getattr(module, name) for _, module, name in self._averaged]
+            torch._foreach_lerp_(means, values, 1.0 - decay)
+        return torch.stack([position, length]).detach()
+
+    def make_room(self) -> int:
+        """Make more room on a GPU if steps had too little; return how many had."""
+        cramped = int(self._cramped)
+        if cramped and self._candidates_per_site is not None:
+            self._candidates_per_site *= 2
+            self._cramped.zero_()
+        return cramped
 
     def _share_gradients(self) -> None:
         """Take the mean of the gradients over all processes, each of which had a part of the batch."""
@@ -359,21 +301,23 @@ def draw_levels(n_levels: int, config: TrainingConfig, generator: torch.Generato
     return torch.cat(levels)
 
 
-_MAY_CHANGE = ("epochs", "minutes", "save_every")
+_MAY_CHANGE = ("epochs", "minutes", "save_every", "compiled")
 
 
-def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
+def batches(known: KnownCrystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
     """Yield noisy batches for ever; each depends on the seed and on its step alone.
 
     Where several processes train together, each gets its own part of every batch.
     """
     rank, n_processes = _place()
-    n_batches = max(1, len(crystals) // config.batch_size)
-    groups = sorted({int(number) for number in crystals.space_groups})
+    n_batches = max(1, len(known) // config.batch_size)
     step = first_step
+    order_of = lru_cache(maxsize=1)(
+        lambda epoch: np.random.default_rng((config.seed, epoch)).permutation(len(known))
+    )
     while True:
         epoch, index = divmod(step, n_batches)
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(crystals))
+        order = order_of(epoch)
         chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
         seed = config.seed * 1_000_003 + step
         generator = torch.Generator().manual_seed(seed)
@@ -381,7 +325,7 @@ def batches(crystals: Crystals, config: TrainingConfig, first_step: int) -> Iter
         if n_processes > 1:
             generator.manual_seed(seed + (rank + 1) * _BETWEEN_RANKS)
             chosen, level = chosen[rank::n_processes], level[rank::n_processes]
-        yield perturb(crystals.subset(chosen), level, config.schedule, generator, groups)
+        yield perturb(known.subset(chosen), level, config.schedule, generator)
         step += 1
 
 
@@ -458,8 +402,6 @@ def _work(
     report: Callable[[str], None],
 ) -> None:
     """Train, alone or as one of several processes, of which the first writes."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, n_processes = _place()
     if config.batch_size % n_processes or (n_processes > 1 and len(crystals) < config.batch_size):
         message = (
@@ -469,13 +411,13 @@ def _work(
         raise DataError(message)
     if rank:
         report = _LOG.debug
-    trainer = Trainer(config, device, network)
+    trainer = Trainer(config, chosen_device(device), network)
     state = out.with_name(out.name + ".state")
     if state.exists():
         trainer.load_state(state)
         report(f"going on from step {trainer.step}")
     steps_in_all = math.ceil(config.epochs * max(1, len(crystals) // config.batch_size))
-    report(f"{len(crystals)} crystals, {steps_in_all} steps at the most, on {device}")
+    report(f"{len(crystals)} crystals, {steps_in_all} steps at the most, on {trainer.device}")
     _loop(trainer, crystals, steps_in_all, state, report)
     if rank:
         return
@@ -528,9 +470,10 @@ def _loop(
     report: Callable[[str], None],
 ) -> None:
     rank, _ = _place()
+    known = KnownCrystals.of(crystals, device=trainer.device)
     last = saved = time.monotonic()
-    recent: list[tuple[float, float]] = []
-    for example in batches(crystals, trainer.config, trainer.step):
+    recent: list[Tensor] = []
+    for example in batches(known, trainer.config, trainer.step):
         progress = _agreed(trainer.progress(steps_in_all), trainer.device)
         if progress >= 1.0:
             break
@@ -540,7 +483,7 @@ def _loop(
         last = now
         if now - saved >= trainer.config.save_every:
             if not rank:
-                position, length = np.mean(recent, axis=0).tolist()
+                position, length = torch.stack(recent).mean(dim=0).tolist()
                 trainer.curve.append(
                     {"step": trainer.step, "position_loss": position, "length_loss": length}
                 )
@@ -549,6 +492,8 @@ def _loop(
                     f"step {trainer.step}, {100 * progress:.0f} %, positions {position:.4f}, "
                     f"lengths {length:.4f}, {trainer.seconds / trainer.step:.3f} s per step"
                 )
+            if cramped := trainer.make_room():
+                report(f"{cramped} steps left neighbours out for want of room, there is more now")
             saved, recent = now, []
     if not rank:
         trainer.save_state(state)

@@ -53,13 +53,11 @@ class SamplingStage:
 
     def setup(self) -> None:
         """Load the weights; called once, on the worker."""
-        import torch  # noqa: PLC0415 - slow to import, and only needed on the worker
-
+        # Slow to import, and only needed on the worker.
         from model.checkpoint import load_checkpoint  # noqa: PLC0415
+        from model.device import chosen_device  # noqa: PLC0415
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = chosen_device(self.device)
         self._loaded["model"] = load_checkpoint(self.checkpoint, device)
         self._loaded["device"] = device
 

@@ -133,7 +133,7 @@ def test_nothing_is_added_by_an_image_of_the_site_itself(network: ScoreNetwork) 
 
 
 def test_radii_are_those_of_the_publication() -> None:
-    radii = covalent_radii(torch.float64)
+    radii = covalent_radii(torch.float64, torch.device("cpu"))
     assert radii[[1, 11, 26, 78]].tolist() == [0.31, 1.66, 1.32, 1.36]
 
 

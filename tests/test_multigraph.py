@@ -151,3 +151,50 @@ def test_sites_farther_away_stay() -> None:
     )
     _, merged, _ = graph_of([moved], merge_radius=0.05)
     assert merged.multiplicity.tolist() == [192, 192]
+
+
+def mixed_batch() -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Structures of few and many images and sites, at random; sites and lattices."""
+    cells = [(225, 3), (62, 4), (194, 1), (16, 2), (227, 2), (166, 3)]
+    batch = make_batch([group for group, _ in cells], [[11, 17, 8, 29][:n] for _, n in cells])
+    generator = torch.Generator().manual_seed(0)
+    coords = torch.rand(batch.n_sites, 3, generator=generator)
+    l3 = 2.0 + 6.0 * torch.rand(batch.n_systems, 3, generator=generator)
+    return batch, coords, batch.lattice(l3.gather(1, batch.ties))
+
+
+def test_with_room_the_graph_is_the_same() -> None:
+    batch, coords, lattice = mixed_batch()
+    roomy = batch.with_room(600)
+    graphs = []
+    for version in (batch, roomy):
+        merged = merge_sites(version, coords, lattice, torch.full((batch.n_sites,), 0.4))
+        graphs.append(build_multigraph(version, merged, lattice, 20, CUTOFF))
+    for name, expected in vars(graphs[0]).items():
+        assert torch.equal(getattr(graphs[1], name), expected), name
+    assert roomy.room is not None
+    assert not roomy.room.is_exceeded
+    assert 20 * batch.n_sites < int(roomy.room.wanted) <= 600 * batch.n_sites
+
+
+def test_too_little_room_is_noticed() -> None:
+    batch, coords, lattice = mixed_batch()
+    cramped = batch.with_room(20)
+    merged = merge_sites(cramped, coords, lattice, torch.full((batch.n_sites,), 0.4))
+    build_multigraph(cramped, merged, lattice, 20, CUTOFF)
+    assert cramped.room is not None
+    assert cramped.room.is_exceeded
+
+
+def test_a_structure_that_is_not_finite_leaves_the_others_alone() -> None:
+    batch, coords, lattice = mixed_batch()
+    broken = lattice.clone()
+    broken[2] = torch.nan
+    radius = torch.full((batch.n_sites,), 0.4)
+    whole, with_nan = (
+        build_multigraph(batch, merge_sites(batch, coords, cell, radius), cell, 20, CUTOFF)
+        for cell in (lattice, broken)
+    )
+    others = batch.system != 2
+    assert torch.equal(whole.vectors[others], with_nan.vectors[others])
+    assert torch.equal(whole.weights[others], with_nan.weights[others])

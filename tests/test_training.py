@@ -17,7 +17,8 @@ from model.dataset import Crystals, DataError, join, read_cells, read_crystals
 from model.lattice import l3_from_lengths, lengths_from_l3
 from model.network import NetworkConfig
 from model.noise import NoiseSchedule, posterior_displacement
-from model.training import DECIDING_SIGMA, TrainingConfig, draw_levels, perturb, train
+from model.perturbation import KnownCrystals, perturb
+from model.training import DECIDING_SIGMA, TrainingConfig, draw_levels, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,8 @@ def test_targets_are_the_exact_score_of_the_clean_crystal(level: float) -> None:
     clean = join([COTUNNITE, ROCK_SALT])
     levels = torch.full((2,), level, dtype=torch.float64)
     schedule = NoiseSchedule()
-    example = perturb(clean, levels, schedule, torch.Generator().manual_seed(3))
+    known = KnownCrystals.of(clean, torch.float64)
+    example = perturb(known, levels, schedule, torch.Generator().manual_seed(3))
     # The score of positions is that of the crystal in the noisy cell.
     stretched = [
         type(unit)(unit.space_group, lengths, unit.frac_coords, unit.atomic_numbers)
@@ -89,7 +91,8 @@ def test_large_noise_has_the_right_mean_target() -> None:
         np.full(n_draws, 11),
     )
     levels = torch.full((n_draws,), 0.95)
-    example = perturb(clean, levels, NoiseSchedule(), torch.Generator().manual_seed(0))
+    known = KnownCrystals.of(clean)
+    example = perturb(known, levels, NoiseSchedule(), torch.Generator().manual_seed(0))
     # Nearly uniform in the cell: no direction is preferred, and little is left to predict.
     assert example.position_noise.mean(dim=0).abs().max() < 0.1
     assert example.position_noise.square().mean() < 1.1
