@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden", type=int, nargs="+", default=[NetworkConfig().hidden])
-    parser.add_argument("--compiled", action="store_true", help="let torch compile the network")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = chosen_device("auto")
@@ -60,7 +59,7 @@ def main() -> None:
     for hidden in options.hidden:
         for size in options.batch:
             network = replace(NetworkConfig(), hidden=hidden, bottleneck=hidden // 2)
-            config = TrainingConfig(batch_size=size, network=network, compiled=options.compiled)
+            config = TrainingConfig(batch_size=size, network=network)
             trainer = Trainer(config, device)
             examples = batches(known, config, 0)
             making, whole = [], []

@@ -70,8 +70,6 @@ class TrainingConfig:
     """Share of noise levels drawn from where sites find their Wyckoff positions alone."""
     max_sites: int = 12
     """Crystals with more sites are left out."""
-    compiled: bool = False
-    """Whether torch compiles the network first, which takes a minute; for GPUs."""
     save_every: float = 60.0
     """Seconds between two states on disk."""
     seed: int = 0
@@ -97,7 +95,7 @@ class TrainingConfig:
                 message = f"training configuration: unknown key {key!r}"
                 raise ValueError(message)
             for key, value in given.items():
-                if not isinstance(value, (int, float)) or key in ("seed", "compiled"):
+                if not isinstance(value, (int, float)) or key == "seed":
                     continue
                 if key == "deciding_share":
                     if not 0 <= value <= 1:
@@ -176,9 +174,6 @@ class Trainer:
             for name, mean in self.average.named_parameters()
         ]
         self._candidates_per_site = _CANDIDATES_PER_SITE if on_gpu else None
-        self._judge = self.network.judge
-        if config.compiled:
-            self._judge = torch.compile(self.network.judge, dynamic=True)
         self._cramped = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step = 0
         self.seconds = 0.0
@@ -201,10 +196,9 @@ class Trainer:
         batch = example.batch
         if self._candidates_per_site is not None:
             batch = batch.with_room(self._candidates_per_site)
-        scene = self.network.look(batch, example.frac_coords, example.l3, example.level)
+        noise = self.network(batch, example.frac_coords, example.l3, example.level)
         if batch.room:
             self._cramped += batch.room.wanted > batch.room.candidates
-        noise = self._judge(example.batch, scene, example.l3, example.level)
         position, length = (errors.mean() for errors in example.errors(noise))
         self.optimiser.zero_grad()
         self.objective(position, length).backward()
@@ -301,7 +295,7 @@ def draw_levels(n_levels: int, config: TrainingConfig, generator: torch.Generato
     return torch.cat(levels)
 
 
-_MAY_CHANGE = ("epochs", "minutes", "save_every", "compiled")
+_MAY_CHANGE = ("epochs", "minutes", "save_every")
 
 
 def batches(known: KnownCrystals, config: TrainingConfig, first_step: int) -> Iterator[Example]:
@@ -412,6 +406,8 @@ def _work(
     if rank:
         report = _LOG.debug
     trainer = Trainer(config, chosen_device(device), network)
+    if trainer.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # ten bits are enough for gradients
     state = out.with_name(out.name + ".state")
     if state.exists():
         trainer.load_state(state)
