@@ -40,7 +40,7 @@ class ScoreModel:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Return the file of a shipped checkpoint (``default``, ``mp20``) or of a user's path.
+    """Return the file of a shipped checkpoint (``default``, ``mp20``, ``mp2024``) or of a user's path.
 
     Raises:
         CheckpointError: if there is no such checkpoint.

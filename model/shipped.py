@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "checkpoints"
-DEFAULT_CHECKPOINT = "mp20"
+DEFAULT_CHECKPOINT = "mp2024"
 
 
 def shipped() -> dict[str, Path]:

@@ -3,8 +3,9 @@
 A network evaluation costs the same whether a few structures share it or enough to fill the device.
 Every site has the same number of edges, so that a bound on sites is one on edges. On a core the time
 for a sample of three or four sites is 38 ms with 27 sites in all, 24 with 108, 22 with 216 to 430
-and 25 with 1,300 (four levels of the default sampler). For GPUs the bound is by memory, a few GB; where
-it is too much after all, the stage divides what it was given.
+and 25 with 1,300 (four levels of the default sampler). An H100 draws 564 a second with
+3,072 sites and 820 with 12,288, which take 1 GiB; where a GPU has less after all, the stage divides
+what it was given.
 """
 
 from __future__ import annotations

@@ -445,7 +445,7 @@ def test_program_starts_quickly_and_knows_its_version() -> None:
     assert f"torch {version('torch')}" in lines
     assert f"ray {version('ray')}" in lines
     (default,) = (line for line in lines if line.endswith(" (default)"))
-    assert default == f"checkpoint mp20 {load_checkpoint('default').fingerprint} (default)"
+    assert default == f"checkpoint mp2024 {load_checkpoint('default').fingerprint} (default)"
 
 
 def test_importing_the_command_line_loads_no_heavy_library() -> None:
