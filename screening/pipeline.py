@@ -147,6 +147,7 @@ def fingerprints(campaign: Campaign) -> dict[str, str]:
     """
     from screening.calculators import load_calculator  # noqa: PLC0415
     from screening.references import References, check_scale  # noqa: PLC0415
+    from screening.relaxation import VERSION  # noqa: PLC0415
     from screening.sampling import generator_parts  # noqa: PLC0415 - imports torch
 
     parts = generator_parts(campaign.generator)
@@ -155,6 +156,7 @@ def fingerprints(campaign: Campaign) -> dict[str, str]:
     return {
         **parts,
         "calculator": calculator.fingerprint,
+        "relaxation": VERSION,
         "references": References.fingerprint_of(campaign.references),
     }
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     Row = Mapping[str, Any]
 
+VERSION = "1"
+"""Raised when the same samples relax to other crystals, fail otherwise or are given up elsewhere."""
 SHORTEST_DISTANCE = 0.4
 """Angstrom between two atoms, below which no potential means anything."""
 LARGEST_VOLUME_CHANGE = 3.0

@@ -143,7 +143,7 @@ class Store:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the campaign and of its parts: model, calculator, references."""
+        """Fingerprints of the campaign and of its parts: model, sampler, calculator and more."""
         try:
             return dict(json.loads(self._read(FINGERPRINTS)))
         except (ValueError, TypeError, RecursionError):

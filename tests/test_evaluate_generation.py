@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from crystals import BY_CENTRING, crystal
 
+from model.sampler import sampler_fingerprint
 from screening.cli import main
 from screening.cluster import Cluster
 from screening.errors import RunError, UserError
@@ -108,7 +109,7 @@ def test_the_result_is_complete(evaluated: tuple[Path, dict[str, Any]], known: P
     out, result = evaluated
     assert json.loads(out.read_text()) == result
     assert result["source"]["checkpoint_fingerprint"]
-    assert result["source"]["sampler"] == "predictor-corrector-5"
+    assert result["source"]["sampler"] == sampler_fingerprint("default")
     assert result["test"]["rows"] == 12
     assert result["test"]["crystals"] == 11
     assert result["test"]["without_fingerprint"] == 0

@@ -252,7 +252,7 @@ def test_failed_units_stay_recorded_and_are_tried_again_when_asked(
     assert len(files) == len(again.best)
 
 
-def test_a_changed_campaign_is_refused(tmp_path: Path) -> None:
+def test_a_changed_campaign_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = alloy(tmp_path)
     out = str(tmp_path / "out")
     parts = fingerprints(campaign)
@@ -267,6 +267,12 @@ def test_a_changed_campaign_is_refused(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "campaign.yaml").read_text()
     (tmp_path / "out" / "campaign.yaml").write_text(text.replace("seed: 7", "seed: 8"))
     with pytest.raises(UserError, match=r"was begun with something else: campaign.yaml"):
+        resume_campaign(out, view=quiet())
+    (tmp_path / "out" / "campaign.yaml").write_text(text)
+    monkeypatch.setattr("screening.relaxation.VERSION", "of tomorrow")
+    with pytest.raises(
+        UserError, match=r"something else: relaxation \(\d+ before, of tomorrow now"
+    ):
         resume_campaign(out, view=quiet())
 
 
