@@ -14,6 +14,7 @@ import pytest
 from commands import command
 from faulty_stages import DrawsAllButOne, RelaxesAllButOne, unprepared
 
+from model.sampler import sampler_fingerprint
 from model.shipped import shipped
 from screening.campaign import Campaign
 from screening.cluster import Cluster
@@ -133,12 +134,13 @@ def test_every_sample_is_accounted_for(copper: CampaignResult) -> None:
     campaign = store.campaign()
     expected = {identity: unit for unit in units(campaign) for identity in unit.sample_ids}
     samples = store.read_samples().to_pylist()
+    generator = f"{fingerprints(campaign)['model']}/{sampler_fingerprint('default')}"
     assert sorted(row["sample_id"] for row in samples) == sorted(expected)
     for row in samples:
         unit = expected[row["sample_id"]]
         assert row["space_group_requested"] == unit.cell.space_group
         assert row["seed"] == unit.seed(unit.sample_ids.index(row["sample_id"]))
-        assert row["generator"] == f"{fingerprints(campaign)['model']}/predictor-corrector-5"
+        assert row["generator"] == generator
     kept = {row["sample_id"] for row in samples if row["status"] == "kept"}
     candidates = store.candidates().to_pylist()
     assert {row["sample_id"] for row in candidates} == kept

@@ -17,6 +17,7 @@ import pytest
 from crystals import BY_CENTRING, CESIUM_CHLORIDE, ROCK_SALT, crystal
 from pymatgen.core import Element
 
+from model.sampler import sampler_fingerprint
 from screening.cli import main
 from screening.cluster import Cluster
 from screening.errors import UserError
@@ -353,7 +354,8 @@ def test_textbook_crystals_are_found_by_the_model(
     result = json.loads(out.read_text())
     assert json.loads(printed) == result
     assert "targets 0/2 targets" in err
-    assert result["configuration"]["generator"] == f"{result['checkpoint']}/predictor-corrector-5"
+    generator = f"{result['checkpoint']}/{sampler_fingerprint('default')}"
+    assert result["configuration"]["generator"] == generator
     assert result["configuration"]["calculator"].startswith("chgnet-")
     assert {"hardware", "versions", "command", "seed", "wall_s"} <= result.keys()
     # A third of such samples are hits, see docs/results.md.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from model.network import NetworkConfig
+from model.perturbation import KnownCrystals
 from model.training import Trainer, TrainingConfig, batches
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def of_all(mine: Tensor) -> Tensor:
 
 def take_a_step(crystals: Crystals, say: Callable[[str], None]) -> None:
     """Take a step together, and say what came of gradients and weights."""
-    (example,) = islice(batches(crystals, CONFIG, 0), 1)
+    (example,) = islice(batches(KnownCrystals.of(crystals), CONFIG, 0), 1)
     alone = Trainer(CONFIG, "cpu")
     noise = alone.network(example.batch, example.frac_coords, example.l3, example.level)
     position, length = (errors.mean() for errors in example.errors(noise))
