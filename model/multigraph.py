@@ -192,7 +192,6 @@ def make_batch(
     space_groups: Sequence[int],
     atomic_numbers: Sequence[Sequence[int]],
     dtype: torch.dtype = torch.float32,
-    tables_of: Sequence[int] = (),
 ) -> Batch:
     """Describe structures by their space groups and the elements of their sites.
 
@@ -200,9 +199,8 @@ def make_batch(
         space_groups: International Tables number of each structure.
         atomic_numbers: elements of the sites of each structure.
         dtype: of all floating-point numbers.
-        tables_of: further groups to keep tables of; many batches with the same set share tables.
     """
-    numbers = tuple(sorted({*space_groups, *tables_of}))
+    numbers = tuple(sorted(set(space_groups)))
     groups = [space_group(number) for number in space_groups]
     hexagonal = torch.tensor([group.crystal_family == "hexagonal" for group in groups])
     counts = np.array([len(sites) for sites in atomic_numbers])
@@ -326,8 +324,8 @@ def build_multigraph(
     reach = (radius[:, None] * _inverse_heights(inverse))[system[site]]
     lowest = torch.ceil(-reach - difference)
     # Where a structure is not finite any more the number of cells must be, for the others' sake.
-    n_shifts = (torch.floor(reach - difference) - lowest + 1.0).clamp(min=0.0).nan_to_num(nan=1.0)
-    n_shifts = n_shifts.to(torch.int64)
+    n_shifts = (torch.floor(reach - difference) - lowest + 1.0).clamp(min=0.0)
+    n_shifts = n_shifts.nan_to_num(nan=1.0, posinf=1.0).to(torch.int64)
     n_cells = n_shifts.prod(dim=1)
     if room:
         n_cells = n_cells * _inside(n_cells, n_images[system].sum())

@@ -418,15 +418,17 @@ def sample(
 def _final_state(
     model: ScoreModel, batch: Batch, seeds: Sequence[int], run: Callable[..., State]
 ) -> State:
-    """Run a sampler. A GPU gets room for all lists, and is asked once whether it was enough."""
+    """Run a sampler. A GPU gets room for all lists, and is asked once whether it was enough.
+
+    So is a batch that has room already, on any device.
+    """
     schedule = model.network.schedule
-    per_site = _CANDIDATES_PER_SITE
+    if batch.room is None and batch.system.device.type != "cpu":
+        batch = batch.with_room(_CANDIDATES_PER_SITE)
     while True:
-        if batch.system.device.type != "cpu":
-            batch = batch.with_room(per_site)
         stream = NoiseStream(seeds, batch)
         state = initial_state(batch, model.length_prior, schedule, stream)
         state = run(Exclusive(model.network), batch, state, schedule, stream)
         if batch.room is None or not batch.room.is_exceeded:
             return state
-        per_site *= 2
+        batch = batch.with_room(2 * batch.room.candidates // batch.n_sites)

@@ -51,6 +51,18 @@ def drawn(numbers: list[int], sampler: str) -> list[AsymmetricUnit]:
     return sample(model, make_batch(groups, sites), numbers, sampler, **QUICK[sampler])
 
 
+def test_a_batch_with_too_little_room_gets_more_until_it_has_enough() -> None:
+    groups, sites = zip(*CELLS, strict=True)
+    model, batch = load_checkpoint("mp20"), make_batch(groups, sites)
+    crystals = [
+        sample(model, version, range(len(CELLS)), "ancestral", n_steps=6)
+        for version in (batch, batch.with_room(30))
+    ]
+    for crystal, again in zip(*crystals, strict=True):
+        assert np.array_equal(crystal.lengths, again.lengths)
+        assert np.array_equal(crystal.frac_coords, again.frac_coords)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_crystal_does_not_depend_on_its_company(sampler: str) -> None:
     everybody = drawn(list(range(len(COMPANY))), sampler)
