@@ -112,7 +112,7 @@ class Script:
         workers = progress.stages[RELAXATION].workers
         if not self.workers or self.workers[-1] != workers:
             self.workers.append(workers)
-        if self.machine is None and progress.stages[RELAXATION].done:
+        if self.machine is None and self.relaxers():
             self.machine = self.cluster.add_node(num_cpus=2)
         elif not self.is_lost and self.relaxers().total() == MOST_CORES:
             self.on_each = sorted(self.relaxers().values())
