@@ -33,7 +33,6 @@ from model.sampler import NoiseStream, ancestral, initial_state, sample
 
 SITES = (29, 19, 14, 8)
 GROUPS = (62, 194, 225)
-ROOM = 256
 
 
 def now(device: str) -> float:
@@ -48,7 +47,7 @@ def batch_of(inputs: list[tuple[int, int]], size: int, device: str) -> Batch:
     chosen = list(itertools.islice(itertools.cycle(inputs), size))
     sites = [list(SITES[:n_sites]) for _, n_sites in chosen]
     batch = make_batch([group for group, _ in chosen], sites).to(device)
-    return batch if device == "cpu" else batch.with_room(ROOM)
+    return batch if device == "cpu" else batch.with_room()
 
 
 def evaluations(model: ScoreModel, sizes: list[int], repeats: int, device: str) -> Table:

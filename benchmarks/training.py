@@ -11,8 +11,6 @@ is ahead then.
 from __future__ import annotations
 
 import argparse
-import resource
-import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from sampling import now, peak_memory
 
 from model.dataset import read_crystals
 from model.device import chosen_device
@@ -51,11 +50,6 @@ def main() -> None:
         *columns.split(","), "crystals per s", title=f"{device}, {options.threads} threads"
     )
 
-    def now() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     for hidden in options.hidden:
         for size in options.batch:
             network = replace(NetworkConfig(), hidden=hidden, bottleneck=hidden // 2)
@@ -63,18 +57,18 @@ def main() -> None:
             trainer = Trainer(config, device)
             examples = batches(known, config, 0)
             making, whole = [], []
-            began = now()
+            began = now(device)
             for example in islice(examples, WARM_UP + options.steps):
-                made = now()
+                made = now(device)
                 trainer.update(example, progress=0.0)
-                ended = now()
+                ended = now(device)
                 making.append((made - began) / size * 1e3)
                 whole.append((ended - began) / size * 1e3)
                 began = ended
             whole, making = whole[WARM_UP:], making[WARM_UP:]
             for example in islice(examples, options.steps):
                 trainer.update(example, progress=0.0)
-            in_a_row = (now() - began) / size / options.steps * 1e3
+            in_a_row = (now(device) - began) / size / options.steps * 1e3
             table.add_row(
                 str(hidden),
                 f"{sum(p.numel() for p in trainer.network.parameters()):,}",
@@ -86,10 +80,7 @@ def main() -> None:
                 f"{1 / in_a_row * 1e3:.0f}",
             )
     Console(width=140).print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    print(f"torch {torch.__version__}, peak memory {peak:.0f} MiB")
+    print(f"torch {torch.__version__}, peak memory {peak_memory(device):.0f} MiB")
 
 
 if __name__ == "__main__":

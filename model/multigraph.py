@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _SAME_POINT = 1e-6
 """Square angstrom. A neighbour of the same site that is closer than its root is the site."""
 
+CANDIDATES_PER_SITE = 256
+"""Room on a GPU, in a batch's mean. Batches of several cells have 130 to 140 of them."""
+
 _CUTOFF_MARGIN = 1.5
 """How far beyond the radius that should hold all neighbours to look for them."""
 
@@ -180,7 +183,7 @@ class Batch:
         }
         return replace(self, tables=self.tables.to(device), room=None, **tensors)
 
-    def with_room(self, candidates_per_site: int) -> Batch:
+    def with_room(self, candidates_per_site: int = CANDIDATES_PER_SITE) -> Batch:
         """Return the batch with room for so many candidates for neighbours of a site, in the mean."""
         special, images, pairs = self.list_lengths.sum(axis=0).tolist()
         wanted = torch.zeros((), dtype=torch.int64, device=self.system.device)

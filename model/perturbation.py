@@ -51,7 +51,7 @@ class KnownCrystals:
         return cls(
             batch=make_batch(crystals.space_groups.tolist(), sites, dtype).to(device),
             frac_coords=torch.as_tensor(crystals.frac_coords, dtype=dtype).to(device),
-            l3=l3_from_lengths(torch.as_tensor(crystals.lengths)).to(dtype).to(device),
+            l3=l3_from_lengths(torch.as_tensor(crystals.lengths)).to(device, dtype),
             n_sites=crystals.n_sites,
         )
 
@@ -63,12 +63,10 @@ class KnownCrystals:
         """Return the crystals with the given numbers, in that order."""
         device = self.l3.device
         n_sites = self.n_sites[chosen]
-        before = np.cumsum(n_sites) - n_sites
         first = (np.cumsum(self.n_sites) - self.n_sites)[chosen]
-        of_site = np.repeat(first - before, n_sites) + np.arange(n_sites.sum())
-        sites = to_device(torch.as_tensor(of_site), device)
+        system, places = ragged(torch.as_tensor(first), torch.as_tensor(n_sites))
+        sites = to_device(places, device)
         crystals = to_device(torch.as_tensor(chosen), device)
-        system = torch.as_tensor(np.repeat(np.arange(len(chosen)), n_sites))
         batch = self.batch
         return KnownCrystals(
             batch=Batch(

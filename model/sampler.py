@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 _STEPS_DRAWN_AT_ONCE = 32
 VERSION = 6
 """Raised when the same seeds give other samples."""
-_CANDIDATES_PER_SITE = 256
-"""Room on a GPU. Batches of several cells have 130 to 140 candidates for neighbours of each site."""
 _DECISIVE_LEVEL, _DECISIVE_WIDTH = 0.67, 0.2
 """Around 0.57 angstrom, from 0.2 to 1.6: with less noise a known crystal is found again nearly
 always, with more its Wyckoff positions cannot be told yet."""
@@ -424,7 +422,7 @@ def _final_state(
     """
     schedule = model.network.schedule
     if batch.room is None and batch.system.device.type != "cpu":
-        batch = batch.with_room(_CANDIDATES_PER_SITE)
+        batch = batch.with_room()
     while True:
         stream = NoiseStream(seeds, batch)
         state = initial_state(batch, model.length_prior, schedule, stream)

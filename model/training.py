@@ -25,6 +25,7 @@ from model.dataset import DataError, read_crystals
 from model.device import chosen_device
 from model.elements import PeriodicElements
 from model.length_prior import fit_length_prior
+from model.multigraph import CANDIDATES_PER_SITE
 from model.network import NetworkConfig, ScoreNetwork
 from model.noise import NoiseSchedule
 from model.perturbation import KnownCrystals, perturb
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _N_VALIDATION = 1000
-_CANDIDATES_PER_SITE = 256
-"""Room on a GPU for candidates for neighbours of a site, in a step's mean, where 140 are usual."""
 _BETWEEN_RANKS = 2**40
 """Between the seeds of two processes that train together: more than there are steps."""
 DECIDING_SIGMA = (0.3, 1.5)
@@ -173,7 +172,7 @@ class Trainer:
             (mean, self.network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
             for name, mean in self.average.named_parameters()
         ]
-        self._candidates_per_site = _CANDIDATES_PER_SITE if on_gpu else None
+        self._candidates_per_site = CANDIDATES_PER_SITE if on_gpu else None
         self._cramped = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step = 0
         self.seconds = 0.0

@@ -288,9 +288,10 @@ class RelaxationStage:
     def _torch_device(self) -> str:
         if self.device != "gpu":
             return "cpu"
-        import torch  # noqa: PLC0415 - slow to import, and not every potential needs it
+        # It imports torch, which is slow and which not every potential needs.
+        from model.device import chosen_device  # noqa: PLC0415
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return chosen_device("auto")
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""While it samples or trains the host never waits for a number of the device's."""
+"""While it samples the host never waits for a number of the device's."""
 
 from __future__ import annotations
 
